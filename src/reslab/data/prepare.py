@@ -1,0 +1,207 @@
+"""From a source to loaders: the validation split, what fits in memory, the recorded preprocessing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from reslab.data.images import open_image
+from reslab.data.loader import MemoryLoader, StreamLoader, derive_seed, make_loader
+from reslab.data.sources import Source
+from reslab.data.splits import ArraySplit, EncodedSplit, Split, stratified_split
+from reslab.data.transforms import AugmentKind, Preprocess, channel_statistics, check_augmentation, to_tensor
+from reslab.errors import RequestError
+
+SMALL_SIDE = 64  # pixels: images of one size up to this are decoded once and kept in memory
+MEMORY_LIMIT_BYTES = 2**30
+SCAN_LIMIT = 20_000  # images of a folder that are all decoded before training, so that a broken one is named at once
+STATISTICS_SAMPLE = 2_048  # images that mean and deviation of streamed data are computed from
+PHOTO_SIDE = 224
+PHOTO_CROP = 0.875  # share of the shorter side that the centre crop keeps, as everywhere since AlexNet
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set ready for training.
+
+    Args:
+        source: where it came from, with its classes.
+        train: training split without the validation images.
+        val: validation split or None.
+        test: test split or None.
+        preprocess: what every image goes through.
+        augment: what training images go through besides.
+    """
+
+    source: Source
+    train: Split
+    val: Split | None
+    test: Split | None
+    preprocess: Preprocess
+    augment: AugmentKind
+
+    def loader(
+        self, split: Split, *, batch_size: int, training: bool = False, seed: int = 0, workers: int = 0
+    ) -> MemoryLoader | StreamLoader:
+        """A loader over one of the splits; augmented only while training."""
+        return make_loader(
+            split,
+            self.preprocess,
+            batch_size=min(batch_size, len(split)),
+            augment=self.augment if training else "none",
+            training=training,
+            seed=derive_seed(seed, 1),
+            workers=workers,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """For run.json."""
+        return {
+            "name": self.source.name,
+            "path": self.source.path,
+            "classes": self.source.classes,
+            "fingerprint": self.train.fingerprint(),
+            "num_train": len(self.train),
+            "num_val": None if self.val is None else len(self.val),
+            "num_test": None if self.test is None else len(self.test),
+            "in_memory": isinstance(self.train, ArraySplit),
+            "preprocess": self.preprocess.to_dict(),
+            "augment": self.augment,
+        }
+
+
+def prepare(
+    source: Source,
+    *,
+    val_split: float = 0.1,
+    seed: int = 0,
+    image_size: int | None = None,
+    augment: AugmentKind | None = None,
+    preprocess: Preprocess | None = None,
+) -> Data:
+    """Draws the validation split, decodes what is small, and computes mean and deviation from the training part.
+
+    Args:
+        source: from ``find_source``.
+        val_split: share or number of training images for validation, where the source has no validation split of its
+            own; 0 for none.
+        seed: of the split.
+        image_size: side of the network's input; by default small images keep their size and photographs get 224.
+        augment: by default what suits the source.
+        preprocess: a recorded one to use again, instead of computing it.
+
+    Raises:
+        RequestError: for an impossible split or size, and for an image that can't be read, by name.
+    """
+    splits = {name: pack(split, image_size=image_size) for name, split in source.splits.items()}
+    if (
+        len({isinstance(split, ArraySplit) for split in splits.values()}) > 1
+    ):  # one split small, another not: stream all
+        splits = dict(source.splits)
+    train, val = splits["train"], splits.get("val")
+    if val is None and val_split:
+        train_indices, val_indices = stratified_split(train.labels, val_split, seed=seed, classes=source.classes)
+        train, val = train.subset(train_indices), train.subset(val_indices)
+    suited = "crop_flip" if isinstance(train, ArraySplit) and source.augment == "resized_crop_flip" else source.augment
+    chosen = augment or suited
+    check_augmentation(chosen, in_memory=isinstance(train, ArraySplit))
+    for split in splits.values():
+        scan(split)
+    preprocess = preprocess or compute_preprocess(train, image_size=image_size, seed=seed)
+    return Data(source, train, val, splits.get("test"), preprocess, chosen)
+
+
+def pack(split: Split, *, image_size: int | None) -> Split:
+    """Decodes a split into memory if its images are small, of one size, and fit; leaves it as it is otherwise.
+
+    With ``image_size`` the images are resized on the way.
+    """
+    if isinstance(split, ArraySplit):
+        return split if image_size is None else resize_arrays(split, image_size)
+    first = split.open(0)
+    side = image_size or max(first.size)
+    if side > SMALL_SIDE or len(split) * side * side * split.channels > MEMORY_LIMIT_BYTES:
+        return split
+    fit = square(image_size, split.channels).fit if image_size else None
+    arrays = split.map(lambda image: to_tensor(fit(image) if fit else image).numpy())
+    if len({array.shape for array in arrays}) > 1:
+        return split
+    return ArraySplit(torch.from_numpy(np.stack(arrays)), split.labels)
+
+
+def square(side: int, channels: int) -> Preprocess:
+    """Resizes the shorter side to ``side`` and crops to a square; mean and deviation are still unknown."""
+    return Preprocess(side, side, channels, mean=(0.0,) * channels, std=(1.0,) * channels, resize=side)
+
+
+def resize_arrays(split: ArraySplit, side: int) -> ArraySplit:
+    """Resizes images in memory through PIL, by the same path that ``predict`` takes."""
+    fit = square(side, split.images.shape[1]).fit
+    images = [to_tensor(fit(from_tensor(image))) for image in split.images]
+    return ArraySplit(torch.stack(images), split.labels)
+
+
+def from_tensor(image: torch.Tensor) -> Image.Image:
+    """uint8 (C, H, W) -> PIL image of mode ``L`` or ``RGB``."""
+    array = image.permute(1, 2, 0).numpy()  # (C, H, W) -> (H, W, C)
+    return Image.fromarray(array if array.shape[2] == 3 else array[:, :, 0])
+
+
+def scan(split: Split) -> None:
+    """Decodes every image of a streamed split once, so that a broken one stops the run now and not in an hour."""
+    if isinstance(split, EncodedSplit) and len(split) <= SCAN_LIMIT:
+        split.map(lambda image: np.empty(0))
+
+
+def compute_preprocess(train: Split, *, image_size: int | None, seed: int) -> Preprocess:
+    """Geometry from ``image_size`` and the data, mean and deviation from the training images."""
+    if isinstance(train, ArraySplit):
+        _, channels, height, width = train.images.shape
+        mean, std = channel_statistics(train.images)
+        return Preprocess(height, width, channels, mean, std, resize=image_size)
+    side = image_size or PHOTO_SIDE
+    geometry = replace(square(side, train.channels), resize=round(side / PHOTO_CROP))
+    sample = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:STATISTICS_SAMPLE].tolist()
+    arrays = train.map(lambda image: to_tensor(geometry.fit(image)).numpy(), sample)
+    mean, std = channel_statistics(torch.from_numpy(np.stack(arrays)))
+    return replace(geometry, mean=mean, std=std)
+
+
+def check_classes(trained: list[str], found: list[str], *, where: str) -> None:
+    """Refuses data whose classes are not those that the network was trained on, in the same order."""
+    if trained == found:
+        return
+    if len(trained) != len(found):
+        detail = f"{len(trained)} and {len(found)} classes"
+    else:
+        index = next(i for i, (ours, theirs) in enumerate(zip(trained, found, strict=True)) if ours != theirs)
+        detail = f"class {index} is {trained[index]!r} in the run and {found[index]!r} here"
+    raise RequestError(f"{where} has other classes than the run was trained on: {detail}.")
+
+
+def fit_for_prediction(path_or_bytes: Any, preprocess: Preprocess, *, name: str) -> tuple[torch.Tensor, str]:
+    """One image of any size as the network's input, and a note if it had to be resized.
+
+    Raises:
+        RequestError: if it can't be read, or if the network takes images of one size as they are and this one is
+            smaller, or so long that its centre would not stand for it (over 2:1).
+
+    Returns:
+        float32 (C, H, W), and the note or an empty string.
+    """
+    image = open_image(path_or_bytes, channels=preprocess.channels, name=name)
+    wanted = (preprocess.width, preprocess.height)
+    if preprocess.resize is not None or image.size == wanted:
+        return preprocess(image), ""
+    width, height = image.size
+    if min(width, height) < min(wanted) or max(width, height) > 2 * min(width, height):
+        raise RequestError(
+            f"{name} has {width}x{height} pixels; this network was trained on {wanted[0]}x{wanted[1]} as they are."
+            " Larger images up to 2:1 are resized; smaller or longer ones are refused. Crop or enlarge it yourself."
+        )
+    fitted = replace(preprocess, resize=min(wanted))
+    return fitted(image), f"resized from {width}x{height}, centre crop"

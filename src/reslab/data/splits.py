@@ -1,0 +1,143 @@
+"""A split is images with labels, in memory or encoded; and how a validation split is drawn.
+
+Shape letters: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reslab.data.images import open_image
+from reslab.errors import RequestError
+
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
+
+@dataclass(frozen=True)
+class ArraySplit:
+    """A split in memory.
+
+    Args:
+        images: uint8, (N, C, H, W).
+        labels: int64, (N,).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> ArraySplit:
+        """The images at ``indices``, in their order."""
+        return ArraySplit(self.images[indices], self.labels[indices])
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all pixels and labels."""
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        digest.update(self.images.contiguous().numpy().data)
+        digest.update(self.labels.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """A split of encoded images, decoded when they are needed.
+
+    Args:
+        items: files, or contents of files.
+        names: what each item is called in errors and predictions.
+        labels: int64, (N,).
+        channels: 1 or 3.
+    """
+
+    items: Sequence[Path] | Sequence[bytes]
+    names: Sequence[str]
+    labels: Tensor
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> EncodedSplit:
+        """The images at ``indices``, in their order."""
+        chosen = indices.tolist()
+        items = [self.items[i] for i in chosen]
+        return EncodedSplit(items, [self.names[i] for i in chosen], self.labels[indices], self.channels)
+
+    def open(self, index: int) -> Image.Image:
+        """Decodes one image; RequestError names it if that fails."""
+        return open_image(self.items[index], channels=self.channels, name=self.names[index])
+
+    def map(
+        self, function: Callable[[Image.Image], np.ndarray], indices: Sequence[int] | None = None
+    ) -> list[np.ndarray]:
+        """``function`` of every decoded image, or of those at ``indices``, by a few threads."""
+        chosen: Sequence[int] = range(len(self)) if indices is None else indices
+        with ThreadPoolExecutor(4) as pool:  # decoding leaves the interpreter lock
+            return list(pool.map(lambda index: function(self.open(index)), chosen))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, sizes in bytes and labels; not over the pixels, which would take a pass over the data."""
+        digest = hashlib.sha256()
+        for name, item, label in zip(self.names, self.items, self.labels.tolist(), strict=True):
+            size = item.stat().st_size if isinstance(item, Path) else len(item)
+            digest.update(f"{name}\0{size}\0{label}\n".encode())
+        return digest.hexdigest()
+
+
+Split = ArraySplit | EncodedSplit
+
+
+def stratified_split(labels: Tensor, val_split: float, *, seed: int, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Indices of the training and of the validation part, each class with the same share in both.
+
+    Args:
+        labels: int64, (N,).
+        val_split: a share in (0, 1), or a whole number of images; the largest remainders get the odd images.
+        seed: the same seed gives the same split.
+        classes: names, for the error.
+
+    Returns:
+        Two sorted index tensors that together hold every index once.
+
+    Raises:
+        RequestError: if a class would be left without a training or without a validation image.
+
+    Example:
+        >>> train, val = stratified_split(torch.tensor([0, 0, 1, 1]), 0.5, seed=0, classes=["ant", "bee"])
+        >>> len(train), len(val)
+        (2, 2)
+    """
+    total = round(val_split * len(labels)) if val_split < 1 else int(val_split)
+    if total != val_split and val_split >= 1:
+        raise RequestError(f"val_split is a share in (0, 1) or a whole number of images, got {val_split}.")
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.bincount(labels, minlength=len(classes))
+    exact = counts.double() * total / max(1, len(labels))
+    sizes = exact.floor().long()
+    remainders = (exact - sizes).argsort(descending=True, stable=True)
+    sizes[remainders[: total - int(sizes.sum())]] += 1
+
+    chosen = []
+    for index, (count, size) in enumerate(zip(counts.tolist(), sizes.tolist(), strict=True)):
+        if not 0 < size < count:
+            raise RequestError(
+                f"val_split {val_split:g} takes {size} of the {count} images of class {classes[index]!r}; every class"
+                f" needs at least one image on each side. {'Choose a smaller one.' if size else 'Choose a larger one.'}"
+            )
+        members = torch.nonzero(labels == index).flatten()
+        chosen.append(members[torch.randperm(count, generator=generator)[:size]])
+    is_val = torch.zeros(len(labels), dtype=torch.bool)
+    is_val[torch.cat(chosen)] = True
+    return torch.nonzero(~is_val).flatten(), torch.nonzero(is_val).flatten()

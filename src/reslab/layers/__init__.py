@@ -1,0 +1,1 @@
+"""The parts of a block: shortcuts, the junction that joins them to the branch, and stems."""

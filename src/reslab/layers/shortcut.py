@@ -1,0 +1,111 @@
+"""Shortcuts S(x): what goes past the branch. One class a kind; ``SHORTCUTS`` says which kind a block gets.
+
+Shape letters: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reslab.errors import RequestError, unknown
+
+ShortcutKind = Literal["identity", "zero_pad", "zero_pad_both", "projection", "projection_all", "none"]
+"""``zero_pad`` is option A of the paper, ``projection`` option B, ``projection_all`` option C, ``none`` the plain twin.
+
+``zero_pad_both`` is option A with the new channels split before and after the old ones, as the widespread CIFAR weights
+of akamaster/pytorch_resnet_cifar10 expect it.
+"""
+
+SHORTCUT_KINDS: tuple[ShortcutKind, ...] = get_args(ShortcutKind)
+
+
+class NoShortcut(nn.Module):
+    """Nothing goes past the branch: the block of a plain network. Pairs with the ``BranchOnly`` junction."""
+
+    def forward(self, x: Tensor) -> None:
+        """Returns None, whatever ``x`` is."""
+        return None
+
+
+class ZeroPad(nn.Module):
+    """Option A: subsample with the stride, then fill the new channels with zeros. It has no parameters.
+
+    Args:
+        in_channels: channels of ``x``.
+        out_channels: channels of the result, at least ``in_channels``.
+        stride: every how many pixels are kept.
+        layout: ``"last"`` puts all new channels after the old ones; ``"both"`` half before and half after.
+
+    Shape:
+        x (N, C_in, H, W) -> (N, C_out, ceil(H / stride), ceil(W / stride))
+
+    Reference:
+        He et al. 2015, arXiv:1512.03385, sec. 3.3, option A. The paper leaves the layout open.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int = 1, layout: Literal["last", "both"] = "last"
+    ) -> None:
+        super().__init__()
+        if out_channels < in_channels:
+            raise RequestError(f"A zero-pad shortcut can't lose channels: {in_channels} in, {out_channels} out.")
+        extra = out_channels - in_channels
+        self.before = extra // 2 if layout == "both" else 0
+        self.after = extra - self.before
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Subsamples and pads ``x``."""
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, self.before, self.after))  # (N, C_in, H', W') -> (N, C_out, H', W')
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows."""
+        return f"stride={self.stride}, before={self.before}, after={self.after}"
+
+
+class Projection(nn.Sequential):
+    """Options B and C: a 1x1 convolution with the stride, then batch norm.
+
+    A Sequential, so that its state_dict keys are torchvision's ``downsample.0`` and ``downsample.1``.
+
+    Shape:
+        x (N, C_in, H, W) -> (N, C_out, ceil(H / stride), ceil(W / stride))
+
+    Reference:
+        He et al. 2015, arXiv:1512.03385, eq. 2 and sec. 3.3, options B and C.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
+            nn.BatchNorm2d(out_channels),
+        )
+
+
+def make_shortcut(kind: ShortcutKind, in_channels: int, out_channels: int, *, stride: int) -> nn.Module:
+    """The shortcut that a block of these dimensions gets under ``kind``.
+
+    ``zero_pad`` and ``projection`` say what happens where the dimensions change; elsewhere the shortcut is the
+    identity.
+    """
+    if kind not in SHORTCUT_KINDS:
+        raise unknown("shortcut", kind, SHORTCUT_KINDS)
+    changes = stride != 1 or in_channels != out_channels
+    if kind == "none":
+        return NoShortcut()
+    if kind == "projection_all" or (kind == "projection" and changes):
+        return Projection(in_channels, out_channels, stride=stride)
+    if not changes:
+        return nn.Identity()
+    if kind == "zero_pad":
+        return ZeroPad(in_channels, out_channels, stride=stride)
+    if kind == "zero_pad_both":
+        return ZeroPad(in_channels, out_channels, stride=stride, layout="both")
+    raise RequestError(
+        f"An identity shortcut needs equal dimensions, got {in_channels} -> {out_channels} channels with stride"
+        f" {stride}. Use 'zero_pad' or 'projection'."
+    )

@@ -1,0 +1,1 @@
+"""Probes: they look into a network while it computes, and change nothing."""

@@ -1,0 +1,392 @@
+"""What a run leaves behind: typed records, JSON lines, and the folder that holds them. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimiser step, as it was really taken.
+
+    Args:
+        step: counts from 0 over the whole run.
+        epoch: counts from 0.
+        lr: learning rate applied in this step (of the first parameter group).
+        loss: mean over the step's batch, without the L1 penalty.
+        grad_norm: L2 norm of the gradient of all parameters together, before clipping, of the batch-mean loss.
+        l1_penalty: the L1 term that was added to the loss; None without one.
+        skipped: fp16 overflowed, and the loss scaler skipped this step.
+    """
+
+    step: int
+    epoch: int
+    lr: float
+    loss: float
+    grad_norm: float
+    l1_penalty: float | None = None
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One pass over the training data.
+
+    Args:
+        epoch: counts from 0.
+        step: optimiser steps taken so far.
+        lr: learning rate of the epoch's last step.
+        train_loss: mean over the epoch's batches, as trained (train mode, augmented).
+        train_error: share of wrong answers among the same batches, while the weights moved. Not the clean error.
+        val_loss: mean over the validation split in eval mode; None without a split.
+        val_error: share of wrong answers on it.
+        images_per_s: training throughput, data included, validation not.
+        duration_s: seconds for the epoch with its validation.
+    """
+
+    epoch: int
+    step: int
+    lr: float
+    train_loss: float
+    train_error: float
+    val_loss: float | None
+    val_error: float | None
+    images_per_s: float
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class BlockGradientRecord:
+    """The gradient that arrived at the output of one block at one step.
+
+    Args:
+        step: optimiser steps taken before this reading.
+        block: the module's name, such as ``layer2.3``.
+        index: position in execution order, 0 next to the stem.
+        grad_norm: L2 norm over each sample of d(sample's loss)/d(block output), as RMS over the batch.
+    """
+
+    step: int
+    block: str
+    index: int
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Losses and errors (shares of wrong answers) of one set of weights on the splits; None where there is no split."""
+
+    epoch: int
+    train_loss: float
+    train_error: float
+    val_loss: float | None = None
+    val_error: float | None = None
+    test_loss: float | None = None
+    test_error: float | None = None
+
+
+RunStatus = Literal["running", "done", "interrupted", "failed"]
+
+
+@dataclass
+class RunRecord:
+    """run.json: what was run on what, under which protocol, and how it ended.
+
+    Args:
+        model: ``name``, ``num_parameters`` and the arguments of the builder.
+        data: ``name``, ``path``, ``classes``, ``fingerprint``, split sizes, and the recorded preprocessing.
+        protocol: how numbers came about: validation split, selection, what the test set was read for.
+        deviations: in words, where this run leaves the paper whose network it trains.
+        versions: of reslab, Python, torch and torchvision.
+        machine: processor, cores, threads, memory, device.
+        seed: everything random in the run follows from it.
+        status: ``running`` until something else is written.
+        started: ISO 8601, UTC.
+        duration_s: training and the final evaluation, all sittings together.
+        last: errors of the weights after the last step. Training error is clean: eval mode, no augmentation.
+        best: errors of the weights with the lowest validation error; None without a validation split.
+        failure: what went wrong, for status ``failed``.
+    """
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    protocol: dict[str, Any]
+    deviations: list[str]
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    seed: int
+    status: RunStatus
+    started: str
+    duration_s: float = 0.0
+    last: Errors | None = None
+    best: Errors | None = None
+    failure: dict[str, Any] | None = None
+    schema_version: int = field(default=SCHEMA_VERSION)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what ``to_json`` wrote; refuses a schema newer than this version knows."""
+        raw = decode(text)
+        if raw.get("schema_version", 0) > SCHEMA_VERSION:
+            raise ValueError(
+                f"run.json has schema {raw['schema_version']}, this reslab knows up to {SCHEMA_VERSION}: upgrade reslab."
+            )
+        for key in ("last", "best"):
+            raw[key] = None if raw.get(key) is None else Errors(**raw[key])
+        return cls(**raw)
+
+    def to_json(self) -> str:
+        """One indented JSON object."""
+        return encode(asdict(self), indent=2)
+
+
+Record = TypeVar("Record", StepRecord, EpochRecord, BlockGradientRecord)
+
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def encode(value: Any, *, indent: int | None = None) -> str:
+    """Strict JSON; NaN and the infinities become strings, because JSON has no word for them.
+
+    Example:
+        >>> encode({"loss": float("nan")})
+        '{"loss": "NaN"}'
+    """
+    return json.dumps(_name_non_finite(value), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def decode(text: str) -> Any:
+    """Reads what ``encode`` wrote.
+
+    Example:
+        >>> decode('{"loss": "-Infinity"}')
+        {'loss': -inf}
+    """
+    return json.loads(
+        text, object_hook=lambda d: {k: NON_FINITE.get(v, v) if isinstance(v, str) else v for k, v in d.items()}
+    )
+
+
+def _name_non_finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, dict):
+        return {key: _name_non_finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_name_non_finite(item) for item in value]
+    return value
+
+
+class RecordWriter:
+    """Appends records to a JSON-lines file, one line each, flushed at once: what was written survives a kill.
+
+    A torn last line, left by a kill in the middle of a write, is cut off when the file is opened again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        _cut_torn_line(path)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def write(self, *records: StepRecord | EpochRecord | BlockGradientRecord) -> None:
+        """Appends each record as a line."""
+        self._file.write("".join(encode(asdict(record)) + "\n" for record in records))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        content = file.read()
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            file.truncate(end)
+
+
+def read_records(path: Path, kind: type[Record]) -> list[Record]:
+    """All records of a file in order of step; an absent file has none.
+
+    A torn last line is dropped. A run that was killed and resumed has repeated the steps since its checkpoint: of two
+    records for the same thing the later counts.
+
+    Raises:
+        ValueError: if a line before the last is damaged; it names the file and the line.
+    """
+    if not path.exists():
+        return []
+    known = {f.name for f in fields(kind)}
+    records: dict[tuple[Any, ...], Record] = {}
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is torn or empty
+        try:
+            raw = decode(line)
+            record = kind(**{key: value for key, value in raw.items() if key in known})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}, line {number}, is damaged ({error}). Delete that line to read the rest."
+            ) from None
+        records[_identity(record)] = record
+    return sorted(records.values(), key=_identity)
+
+
+def _identity(record: StepRecord | EpochRecord | BlockGradientRecord) -> tuple[int, int]:
+    if isinstance(record, EpochRecord):
+        return (record.epoch, 0)
+    return (record.step, record.index if isinstance(record, BlockGradientRecord) else 0)
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Writes a file whole or not at all: a temporary file in the same folder, fsync, rename, fsync of the folder."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in a folder durable, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The names of a run's files, and how to read its records.
+
+    Args:
+        root: such as ``runs/r20``.
+    """
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.root / "config.toml"
+
+    @property
+    def run(self) -> Path:
+        """The run record."""
+        return self.root / "run.json"
+
+    @property
+    def steps(self) -> Path:
+        """Step records."""
+        return self.root / "steps.jsonl"
+
+    @property
+    def epochs(self) -> Path:
+        """Epoch records."""
+        return self.root / "epochs.jsonl"
+
+    @property
+    def probes(self) -> Path:
+        """Probe records."""
+        return self.root / "probes.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training states."""
+        return self.root / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        """The network for others."""
+        return self.root / "weights.safetensors"
+
+    @property
+    def weights_card(self) -> Path:
+        """What the weights are."""
+        return self.root / "weights.json"
+
+    @property
+    def last_weights(self) -> Path:
+        """The weights after the last step, where others were chosen."""
+        return self.root / "weights-last.safetensors"
+
+    @property
+    def failure(self) -> Path:
+        """What a diverged run saved."""
+        return self.root / "failure"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.root / "report.html"
+
+    @property
+    def name(self) -> str:
+        """What pages and tables call the run."""
+        return self.root.resolve().name
+
+    def holds_run(self) -> bool:
+        """Whether a run was started here."""
+        return self.run.exists() or self.config.exists()
+
+    def read_run(self) -> RunRecord:
+        """run.json."""
+        return RunRecord.from_json(self.run.read_text(encoding="utf-8"))
+
+    def read_steps(self) -> list[StepRecord]:
+        """steps.jsonl."""
+        return read_records(self.steps, StepRecord)
+
+    def read_epochs(self) -> list[EpochRecord]:
+        """epochs.jsonl."""
+        return read_records(self.epochs, EpochRecord)
+
+    def read_probes(self) -> list[BlockGradientRecord]:
+        """probes.jsonl."""
+        return read_records(self.probes, BlockGradientRecord)
+
+
+def find_runs(folder: Path) -> Iterator[RunFolder]:
+    """Runs directly inside ``folder``, in order of name."""
+    if folder.is_dir():
+        yield from (RunFolder(path) for path in sorted(folder.iterdir()) if RunFolder(path).run.exists())
+
+
+def as_percent(share: float | None) -> str:
+    """How an error is written everywhere: two decimals, a dash where there is none.
+
+    Example:
+        >>> as_percent(0.0827), as_percent(None)
+        ('8.27 %', '-')
+    """
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def first_and_last(
+    records: Iterable[BlockGradientRecord],
+) -> tuple[list[BlockGradientRecord], list[BlockGradientRecord]]:
+    """Readings of the first and of the last step that was probed, each in execution order."""
+    by_step: dict[int, list[BlockGradientRecord]] = {}
+    for record in records:
+        by_step.setdefault(record.step, []).append(record)
+    if not by_step:
+        return [], []
+    return by_step[min(by_step)], by_step[max(by_step)]

@@ -1,0 +1,1 @@
+"""Tasks: what a network is trained for, as loss and metrics over its outputs."""

@@ -1,0 +1,119 @@
+"""The twin law: a plain network is its residual twin with the shortcut taken away, and nothing else changed."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reslab.layers.shortcut import SHORTCUT_KINDS, NoShortcut
+from reslab.models.catalog import create_model, twin_of
+from reslab.models.resnet import BasicBlock, Bottleneck
+
+RESIDUAL_KINDS = [kind for kind in SHORTCUT_KINDS if kind not in ("none", "identity")]
+OPTION_A = ("zero_pad", "zero_pad_both")
+
+
+def seeded(name: str, seed: int = 0, **options):
+    torch.manual_seed(seed)
+    return create_model(name, num_classes=5, **options)
+
+
+def assert_twins(residual, plain, *, equal_names: bool) -> None:
+    ours, theirs = residual.state_dict(), plain.state_dict()
+    assert [key for key in ours if "downsample" not in key] == list(theirs)
+    assert (list(ours) == list(theirs)) is equal_names
+    for key, value in theirs.items():
+        assert torch.equal(value, ours[key]), key
+
+
+@pytest.mark.parametrize("kind", RESIDUAL_KINDS)
+@pytest.mark.parametrize("name", ["resnet20", "resnet56", "resnet110", "resnet18", "resnet50", "resnet18_small"])
+def test_twins_have_the_same_names_and_values(name, kind):
+    residual, plain = seeded(name, shortcut=kind), seeded(twin_of(name))
+    assert_twins(residual, plain, equal_names=kind in OPTION_A)
+
+
+@settings(deadline=None, max_examples=15, database=None)
+@given(
+    num_blocks=st.integers(1, 6),
+    seed=st.integers(0, 2**63 - 1),
+    kind=st.sampled_from(RESIDUAL_KINDS),
+    in_channels=st.integers(1, 4),
+)
+def test_twins_are_equal_at_any_depth_and_seed(num_blocks, seed, kind, in_channels):
+    depth = 6 * num_blocks + 2
+    residual = seeded(f"resnet{depth}", seed, shortcut=kind, in_channels=in_channels)
+    plain = seeded(f"plain{depth}", seed, in_channels=in_channels)
+    assert_twins(residual, plain, equal_names=kind in OPTION_A)
+
+
+@pytest.mark.parametrize("depth", [8, 20, 56])
+def test_shortcut_none_is_the_plain_network(depth):
+    taken_away, plain = seeded(f"resnet{depth}", shortcut="none"), seeded(f"plain{depth}")
+    assert_twins(taken_away, plain, equal_names=True)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(taken_away(images), plain(images))
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet56", "resnet18", "resnet50"])
+def test_twins_answer_differently(name):
+    images = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        assert not torch.allclose(seeded(name)(images), seeded(twin_of(name))(images), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", ["resnet20", "resnet56", "resnet18", "resnet50"])
+def test_a_plain_block_is_the_residual_block_minus_its_shortcut(name, training):
+    residual, plain = seeded(name).double().train(training), seeded(twin_of(name)).double().train(training)
+    for (block_name, block), (twin_name, twin) in zip(residual.blocks(), plain.blocks(), strict=True):
+        assert block_name == twin_name
+        assert isinstance(twin.downsample, NoShortcut)
+        x = torch.randn(2, block.conv1.in_channels, 6, 6, dtype=torch.float64)
+        branch = block.branch(x)
+        assert torch.equal(torch.relu(branch), twin(x)), block_name
+        assert torch.equal(torch.relu(block.shortcut(x) + branch), block(x)), block_name
+        assert not torch.equal(block(x), twin(x)), block_name
+        assert twin.shortcut(x) is None
+
+
+@pytest.mark.parametrize("block_type", [BasicBlock, Bottleneck])
+@pytest.mark.parametrize("kind", SHORTCUT_KINDS)
+def test_a_block_leaves_its_input_alone(block_type, kind):
+    torch.manual_seed(0)
+    width = 8
+    block = block_type(width * block_type.expansion, width, shortcut=kind)
+    x = torch.randn(2, width * block_type.expansion, 5, 5)
+    before = x.clone()
+    out = block(x)
+    assert out.shape == x.shape
+    assert torch.equal(x, before)
+    assert out.min() >= 0
+
+
+@pytest.mark.parametrize("block_type", [BasicBlock, Bottleneck])
+@pytest.mark.parametrize("kind", [*RESIDUAL_KINDS, "identity"])
+def test_gradients_of_a_block_equal_finite_differences(block_type, kind):
+    torch.manual_seed(0)
+    changes = kind != "identity"
+    block = block_type(
+        8, 8 // block_type.expansion * (2 if changes else 1), stride=2 if changes else 1, shortcut=kind
+    ).double()
+    x = torch.randn(2, 8, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(block.eval(), (x,), eps=1e-6, atol=1e-5)
+
+
+def test_the_global_seed_alone_decides_the_values():
+    once, again, other = seeded("resnet20", 3), seeded("resnet20", 3), seeded("resnet20", 4)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in once.state_dict().items())
+    convolutions = [key for key, value in once.state_dict().items() if value.dim() == 4]
+    assert len(convolutions) == 19
+    assert not any(torch.equal(once.state_dict()[key], other.state_dict()[key]) for key in convolutions)
+    assert not torch.equal(once.fc.weight, other.fc.weight)
+
+
+def test_two_networks_in_a_row_differ():
+    torch.manual_seed(0)
+    first, second = create_model("resnet20"), create_model("resnet20")
+    assert not torch.equal(first.conv1.weight, second.conv1.weight)
+    assert not torch.equal(first.layer1[0].conv1.weight, first.layer1[0].conv2.weight)

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reslab.records import (
+    BlockGradientRecord,
+    EpochRecord,
+    Errors,
+    RecordWriter,
+    RunFolder,
+    RunRecord,
+    StepRecord,
+    write_atomic,
+)
+
+MakeRun = Callable[..., RunFolder]
+
+
+def blocks_of(depth: int) -> list[str]:
+    per_stage = (depth - 2) // 6
+    return [f"layer{stage}.{place}" for stage in (1, 2, 3) for place in range(per_stage)]
+
+
+def run_record(model: str, **changes: Any) -> RunRecord:
+    values: dict[str, Any] = {
+        "model": {"name": model, "num_parameters": 269_722, "num_classes": 10},
+        "data": {
+            "name": "digits",
+            "path": "embedded",
+            "classes": [str(digit) for digit in range(10)],
+            "fingerprint": "sha256:0f3a9c",
+            "num_train": 1078,
+            "num_val": 359,
+            "num_test": 360,
+            "preprocess": {"mean": [0.3], "std": [0.37], "size": 8},
+        },
+        "protocol": {"selection": "lowest validation error", "val_split": 0.2, "test_set": "read once, at the end"},
+        "deviations": ["validation split of 20 %", "batch size 64 instead of 128"],
+        "versions": {"reslab": "0.1.0", "torch": "2.11.0"},
+        "machine": {"processor": "x86-64", "cores": 2, "device": "cpu"},
+        "seed": 0,
+        "status": "done",
+        "started": "2026-01-05T10:00:00+00:00",
+        "duration_s": 83.4,
+        "last": Errors(29, 0.02, 0.0051, 0.31, 0.0912, 0.33, 0.0967),
+        "best": Errors(24, 0.03, 0.0072, 0.30, 0.0883, 0.32, 0.0951),
+    }
+    return RunRecord(**(values | changes))
+
+
+def norms_of(model: str) -> tuple[list[float], list[float]]:
+    """Gradient norms at the start and at the end; those of plain networks grow towards the input."""
+    depth = int(model.removeprefix("plain").removeprefix("resnet"))
+    places = range(len(blocks_of(depth)))
+    growth = 1.25 if model.startswith("plain") else 1.02
+    wiggle = [1 + 0.2 * math.sin(3 * place) for place in places]
+    start = [0.01 * growth ** (len(places) - place) * wiggle[place] for place in places]
+    return start, [0.3 * norm**0.8 for norm in start]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    def make(
+        name: str,
+        *,
+        model: str | None = None,
+        epochs: int = 30,
+        steps: int = 300,
+        val: bool = True,
+        norms: tuple[list[float], list[float]] | None = None,
+        losses: list[float] | None = None,
+        **changes: Any,
+    ) -> RunFolder:
+        folder = RunFolder(tmp_path / name)
+        folder.root.mkdir(parents=True)
+        model = model or name
+        write_atomic(folder.run, run_record(model, **changes).to_json())
+        _write_steps(folder, losses or [2.3 * 0.985**step + 0.02 * (step % 7) + 0.01 for step in range(steps)])
+        _write_epochs(folder, model, epochs, val)
+        _write_probes(folder, norms if norms is not None else norms_of(model))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def twins(make_run: MakeRun) -> list[RunFolder]:
+    """Six runs as of a small study of degradation; the plain networks' gradients explode, plain110 does not learn."""
+    return [make_run(f"{family}{depth}") for family in ("plain", "resnet") for depth in (20, 56, 110)]
+
+
+def _write_steps(folder: RunFolder, losses: list[float]) -> None:
+    writer = RecordWriter(folder.steps)
+    for step, loss in enumerate(losses):
+        writer.write(StepRecord(step, step // 10, lr=0.1 if step < 200 else 0.01, loss=loss, grad_norm=loss * 2))
+    writer.close()
+
+
+def _write_epochs(folder: RunFolder, model: str, epochs: int, val: bool) -> None:
+    floor = {"plain20": 0.09, "plain56": 0.14, "plain110": 0.35, "resnet20": 0.085, "resnet56": 0.07}.get(model, 0.065)
+    writer = RecordWriter(folder.epochs)
+    for epoch in range(epochs):
+        error = floor + (0.85 - floor) * 0.8**epoch
+        measured = error + 0.01 * math.sin(5 * epoch) * 0.9**epoch + 0.01 if val else None
+        writer.write(EpochRecord(epoch, 10 * (epoch + 1), 0.1, 2 * error, error, measured, measured, 900.0, 2.7))
+    writer.close()
+
+
+def _write_probes(folder: RunFolder, norms: tuple[list[float], list[float]]) -> None:
+    writer = RecordWriter(folder.probes)
+    for step, values in zip((0, 299), norms, strict=True):
+        names = blocks_of(6 * math.ceil(len(values) / 3) + 2)
+        for index, norm in enumerate(values):
+            writer.write(BlockGradientRecord(step, names[index], index, norm))
+    writer.close()

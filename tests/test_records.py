@@ -1,0 +1,321 @@
+"""What a run leaves behind: JSON lines, torn and damaged files, atomic writes, the run record."""
+
+import json
+import math
+import os
+from dataclasses import asdict, replace
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from reslab import records
+from reslab.records import (
+    NON_FINITE,
+    SCHEMA_VERSION,
+    BlockGradientRecord,
+    EpochRecord,
+    Errors,
+    RecordWriter,
+    RunFolder,
+    RunRecord,
+    StepRecord,
+    as_percent,
+    decode,
+    encode,
+    find_runs,
+    first_and_last,
+    read_records,
+    write_atomic,
+)
+
+ANY_FLOAT = st.floats(allow_nan=True, allow_infinity=True)
+COUNT = st.integers(0, 10**12)
+STEPS = st.builds(StepRecord, COUNT, COUNT, ANY_FLOAT, ANY_FLOAT, ANY_FLOAT, st.none() | ANY_FLOAT, st.booleans())
+EPOCHS = st.builds(
+    EpochRecord,
+    *(COUNT, COUNT, ANY_FLOAT, ANY_FLOAT, ANY_FLOAT),
+    *(st.none() | ANY_FLOAT, st.none() | ANY_FLOAT, ANY_FLOAT, ANY_FLOAT),
+)
+PROBES = st.builds(BlockGradientRecord, COUNT, st.text(max_size=8), COUNT, ANY_FLOAT)
+
+
+def step(number: int, loss: float = 1.0) -> StepRecord:
+    return StepRecord(step=number, epoch=0, lr=0.1, loss=loss, grad_norm=2.0)
+
+
+def write(path, *items) -> None:
+    writer = RecordWriter(path)
+    writer.write(*items)
+    writer.close()
+
+
+def run_record() -> RunRecord:
+    return RunRecord(
+        model={"name": "resnet20", "num_parameters": 269_722, "shortcut": "zero_pad"},
+        data={"name": "digits", "classes": ["null", "één", "二"], "mean": [0.1, 0.2]},
+        protocol={"selection": "validation"},
+        deviations=["no warm-up"],
+        versions={"torch": "2.11"},
+        machine={"num_cores": 2},
+        seed=2**63 - 1,
+        status="done",
+        started="2025-01-01T00:00:00Z",
+        duration_s=12.5,
+        last=Errors(epoch=3, train_loss=math.inf, train_error=0.5, val_error=0.25),
+    )
+
+
+def same(left, right) -> bool:
+    """Equal field by field, NaN equal to NaN; repr also tells 1 from 1.0 and 0.0 from -0.0."""
+    return type(left) is type(right) and repr(left) == repr(right)
+
+
+def identity(record) -> tuple[int, int]:
+    """What a later record replaces: the same epoch, or the same step (of the same block)."""
+    return (record.epoch, 0) if isinstance(record, EpochRecord) else (record.step, getattr(record, "index", 0))
+
+
+@settings(deadline=None, max_examples=50, database=None)
+@given(data=st.data(), strategy=st.sampled_from([STEPS, EPOCHS, PROBES]))
+def test_records_go_round_through_json_lines(tmp_path_factory, data, strategy):
+    items = data.draw(st.lists(strategy, min_size=1, max_size=8))
+    path = tmp_path_factory.mktemp("records") / "items.jsonl"
+    write(path, *items)
+    latest = {identity(item): item for item in items}
+    expected = [latest[key] for key in sorted(latest)]
+    found = read_records(path, type(items[0]))
+    assert len(found) == len(expected)
+    assert all(same(left, right) for left, right in zip(found, expected, strict=True))
+
+
+def strictly_json(text: str):
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | ANY_FLOAT | st.text().filter(lambda text: text not in NON_FINITE),
+    lambda inner: (
+        st.lists(inner.filter(lambda item: not isinstance(item, float) or math.isfinite(item)), max_size=3)
+        | st.dictionaries(st.text(), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=100, database=None)
+@given(st.dictionaries(st.text(), JSON_VALUES, min_size=1, max_size=3))
+@example({"loss": math.nan, "inner": {"low": -math.inf, "high": [{"inf": math.inf}]}})
+def test_encode_is_strict_json_and_decode_its_inverse(value):
+    text = encode(value)
+    strictly_json(text)
+    assert "\n" not in text
+    assert repr(decode(text)) == repr(value)
+
+
+def test_a_class_called_nan_stays_a_name():
+    record = run_record()
+    record.data["classes"] = ["NaN", "Infinity"]
+    assert RunRecord.from_json(record.to_json()).data["classes"] == ["NaN", "Infinity"]
+
+
+def test_each_record_is_one_line_on_disk_at_once(tmp_path):
+    path = tmp_path / "steps.jsonl"
+    writer = RecordWriter(path)
+    writer.write(step(0), step(1, loss=math.nan))
+    lines = path.read_text().splitlines()  # before close: a kill now would lose nothing
+    writer.close()
+    assert [strictly_json(line)["step"] for line in lines] == [0, 1]
+    assert strictly_json(lines[1])["loss"] == "NaN"
+
+
+def test_a_writer_appends(tmp_path):
+    path = tmp_path / "steps.jsonl"
+    write(path, step(0))
+    write(path, step(1))
+    assert [record.step for record in read_records(path, StepRecord)] == [0, 1]
+
+
+def test_an_absent_file_has_no_records(tmp_path):
+    assert read_records(tmp_path / "steps.jsonl", StepRecord) == []
+
+
+@pytest.mark.parametrize("torn", range(1, 20, 3))
+def test_a_torn_last_line_is_dropped_and_cut_on_reopening(tmp_path, torn):
+    path = tmp_path / "steps.jsonl"
+    write(path, step(0), step(1))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-torn])
+    assert [record.step for record in read_records(path, StepRecord)] == [0]
+    assert path.read_bytes() == whole[:-torn], "reading must not change the file"
+    write(path, step(1), step(2))
+    assert [record.step for record in read_records(path, StepRecord)] == [0, 1, 2]
+    assert path.read_bytes().startswith(whole)
+
+
+def test_a_file_that_is_all_torn_becomes_empty(tmp_path):
+    path = tmp_path / "steps.jsonl"
+    path.write_bytes(b'{"step": 0, "ep')
+    assert read_records(path, StepRecord) == []
+    RecordWriter(path).close()
+    assert path.read_bytes() == b""
+
+
+def test_a_line_torn_inside_a_letter_is_dropped(tmp_path):
+    path = tmp_path / "probes.jsonl"
+    write(path, BlockGradientRecord(0, "layer1.0", 0, 1.0))
+    with path.open("ab") as file:
+        file.write('{"block": "ü'.encode()[:-1])
+    assert [record.block for record in read_records(path, BlockGradientRecord)] == ["layer1.0"]
+
+
+@pytest.mark.parametrize(
+    "damage", ["{", "", "null", "[1, 2]", '"text"', '{"step": 1}', "\x00\x00\x00", '{"step": 1, "step"'], ids=repr
+)
+def test_a_damaged_line_in_the_middle_is_named(tmp_path, damage):
+    path = tmp_path / "steps.jsonl"
+    write(path, step(0), step(1), step(2))
+    lines = path.read_text().split("\n")
+    lines[1] = damage
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"steps\.jsonl, line 2, is damaged") as caught:
+        read_records(path, StepRecord)
+    assert str(path) in str(caught.value)
+
+
+def test_bytes_that_are_not_utf8_are_named_too(tmp_path):
+    path = tmp_path / "steps.jsonl"
+    write(path, step(0), step(1))
+    path.write_bytes(path.read_bytes().replace(b'"step": 0', b'"\xff\xfep": 0'))
+    with pytest.raises(ValueError, match="line 1, is damaged"):
+        read_records(path, StepRecord)
+
+
+def test_of_two_records_for_one_step_the_later_counts(tmp_path):
+    path = tmp_path / "steps.jsonl"
+    write(path, step(0), step(1), step(2, loss=9.0))
+    write(path, step(1, loss=5.0), step(2, loss=6.0), step(3))  # resumed from a checkpoint after step 0
+    found = read_records(path, StepRecord)
+    assert [(record.step, record.loss) for record in found] == [(0, 1.0), (1, 5.0), (2, 6.0), (3, 1.0)]
+
+
+def test_epochs_and_blocks_are_told_apart_by_their_own_numbers(tmp_path):
+    epoch = EpochRecord(0, 10, 0.1, 1.0, 0.5, None, None, 100.0, 1.0)
+    write(tmp_path / "epochs.jsonl", epoch, replace(epoch, epoch=1), replace(epoch, epoch=1, train_loss=0.5))
+    assert [r.train_loss for r in read_records(tmp_path / "epochs.jsonl", EpochRecord)] == [1.0, 0.5]
+    blocks = [BlockGradientRecord(s, f"layer1.{i}", i, float(s)) for s in (5, 0) for i in (1, 0)]
+    write(tmp_path / "probes.jsonl", *blocks)
+    found = read_records(tmp_path / "probes.jsonl", BlockGradientRecord)
+    assert [(r.step, r.index) for r in found] == [(0, 0), (0, 1), (5, 0), (5, 1)]
+
+
+def test_keys_of_a_newer_version_are_passed_over(tmp_path):
+    path = tmp_path / "steps.jsonl"
+    path.write_text(encode(asdict(step(0)) | {"from_the_future": 1}) + "\n")
+    assert read_records(path, StepRecord) == [step(0)]
+
+
+@pytest.mark.parametrize("content", ["text: ü", b"\x00\xff", "", b""])
+def test_write_atomic_writes_and_replaces(tmp_path, content):
+    path = tmp_path / "run.json"
+    path.write_text("old and longer than the new content")
+    write_atomic(path, content)
+    assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    assert os.listdir(tmp_path) == ["run.json"]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["OSError", "KeyboardInterrupt"])
+def test_write_atomic_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch, failing, error):
+    path = tmp_path / "run.json"
+    path.write_text("old")
+
+    def fail(*_):
+        raise error
+
+    if failing == "fsync":
+        monkeypatch.setattr(records.os, "fsync", fail)
+    else:
+        monkeypatch.setattr(type(path), "replace", fail)
+    with pytest.raises(type(error)):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["run.json"]
+
+
+def test_write_atomic_leaves_nothing_where_there_was_nothing(tmp_path, monkeypatch):
+    def fail(_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(records.os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(tmp_path / "run.json", "new")
+    assert os.listdir(tmp_path) == []
+
+
+def test_run_record_goes_round():
+    record = run_record()
+    assert RunRecord.from_json(record.to_json()) == record
+    record.best = Errors(epoch=1, train_loss=0.1, train_error=0.0, test_error=0.07)
+    record.failure = {"reason": "loss is NaN", "loss": -math.inf}
+    again = RunRecord.from_json(record.to_json())
+    assert again == record
+    assert isinstance(again.best, Errors)
+    assert again.failure["loss"] == -math.inf
+
+
+def test_run_record_is_strict_json_with_readable_letters():
+    text = run_record().to_json()
+    raw = strictly_json(text)
+    assert raw["schema_version"] == SCHEMA_VERSION
+    assert raw["last"]["train_loss"] == "Infinity"
+    assert "二" in text
+
+
+def test_a_newer_schema_is_refused():
+    record = run_record()
+    record.schema_version = SCHEMA_VERSION + 1
+    with pytest.raises(ValueError, match=rf"schema {SCHEMA_VERSION + 1}.*upgrade reslab"):
+        RunRecord.from_json(record.to_json())
+
+
+def test_a_run_folder_reads_what_was_written(tmp_path):
+    folder = RunFolder(tmp_path / "r20")
+    folder.root.mkdir()
+    assert not folder.holds_run()
+    write_atomic(folder.run, run_record().to_json())
+    write(folder.steps, step(0))
+    write(folder.epochs, EpochRecord(0, 1, 0.1, 1.0, 0.5, None, None, 100.0, 1.0))
+    write(folder.probes, BlockGradientRecord(0, "layer1.0", 0, 1.0))
+    assert folder.holds_run()
+    assert folder.read_run() == run_record()
+    assert (len(folder.read_steps()), len(folder.read_epochs()), len(folder.read_probes())) == (1, 1, 1)
+    assert folder.name == "r20"
+
+
+def test_find_runs_lists_folders_with_a_run_record_by_name(tmp_path):
+    for name in ("b", "a", "empty"):
+        (tmp_path / name).mkdir()
+    for name in ("b", "a"):
+        write_atomic(tmp_path / name / "run.json", run_record().to_json())
+    (tmp_path / "file.txt").write_text("not a run")
+    assert [run.name for run in find_runs(tmp_path)] == ["a", "b"]
+    assert list(find_runs(tmp_path / "absent")) == []
+
+
+def test_first_and_last_probed_step():
+    early = [BlockGradientRecord(0, f"layer1.{i}", i, 1.0) for i in range(2)]
+    middle = [BlockGradientRecord(5, "layer1.0", 0, 2.0)]
+    late = [BlockGradientRecord(9, f"layer1.{i}", i, 3.0) for i in range(2)]
+    assert first_and_last(iter(late + early + middle)) == (early, late)
+    assert first_and_last(early) == (early, early)
+    assert first_and_last([]) == ([], [])
+
+
+def test_errors_are_written_in_percent():
+    assert as_percent(0.0661) == "6.61 %"
+    assert as_percent(0.0) == "0.00 %"
+    assert as_percent(None) == "-"
