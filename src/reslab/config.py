@@ -376,8 +376,11 @@ def build_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise RequestError(f"Unknown device {name!r}. Expected auto, cpu, cuda, cuda:N or mps.") from None
-    count = {"cuda": torch.cuda.device_count, "mps": lambda: int(torch.backends.mps.is_available())}
-    available = count.get(device.type, lambda: 1)() if device.type in ("cpu", *count) else 0
+    available = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }.get(device.type, 0)
     if (device.index or 0) >= available:
         raise RequestError(f"No device {name!r} on this machine: it has {available} of that kind. Try --device cpu.")
     return device

@@ -1,4 +1,4 @@
-"""The one error that a user sees as a sentence: what came, what was expected, how to mend it."""
+"""The errors that a user sees as a sentence: what came, what was expected, how to mend it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from difflib import get_close_matches
 
 class RequestError(ValueError):
     """The request was wrong: the command line prints it without a traceback and exits with code 2."""
+
+
+class WorkFailed(RuntimeError):
+    """The request was right but the work failed: printed without a traceback, exit code 1."""
 
 
 def unknown(kind: str, name: str, choices: Iterable[str], *, hint: str = "") -> RequestError:

@@ -137,7 +137,7 @@ class RunRecord:
         raw = decode(text)
         if raw.get("schema_version", 0) > SCHEMA_VERSION:
             raise ValueError(
-                f"run.json has schema {raw['schema_version']}, this reslab knows up to {SCHEMA_VERSION}: upgrade reslab."
+                f"run.json has schema {raw['schema_version']}, this reslab knows {SCHEMA_VERSION}: upgrade reslab."
             )
         for key in ("last", "best"):
             raw[key] = None if raw.get(key) is None else Errors(**raw[key])

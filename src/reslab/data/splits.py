@@ -6,7 +6,7 @@ Shape letters: N images, C channels, H height, W width.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from reslab.data.images import open_image
 from reslab.errors import RequestError
-
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
@@ -80,10 +79,10 @@ class EncodedSplit:
         return open_image(self.items[index], channels=self.channels, name=self.names[index])
 
     def map(
-        self, function: Callable[[Image.Image], np.ndarray], indices: Sequence[int] | None = None
+        self, function: Callable[[Image.Image], np.ndarray], indices: Iterable[int] | None = None
     ) -> list[np.ndarray]:
         """``function`` of every decoded image, or of those at ``indices``, by a few threads."""
-        chosen: Sequence[int] = range(len(self)) if indices is None else indices
+        chosen = range(len(self)) if indices is None else indices
         with ThreadPoolExecutor(4) as pool:  # decoding leaves the interpreter lock
             return list(pool.map(lambda index: function(self.open(index)), chosen))
 

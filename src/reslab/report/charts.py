@@ -222,8 +222,8 @@ class Frame:
 def gradient_flow(runs: Sequence[RunFolder]) -> alt.TopLevelMixin:
     """The flow strip: the gradient that arrives at each block, on a logarithmic axis; the input left, the loss right.
 
-    The first reading is dashed, the last one solid. One panel for each pair of twins, or for each run where there are none.
-    Nothing is clamped: readings of exactly 0 and readings that are not finite have rails of their own.
+    The first reading is dashed, the last one solid. One panel for each pair of twins, or for each run where there are
+    none. Nothing is clamped: readings of exactly 0 and readings that are not finite have rails of their own.
 
     Raises:
         RequestError: if no run was probed.
@@ -389,7 +389,7 @@ def _step_panel(steps: list[StepRecord], key: str, *, title: str) -> Panel:
     finite = [(step, value) for step, value in values if math.isfinite(value)]
     logarithmic = key != "lr" and bool(finite) and all(value > 0 for _, value in finite)
     rows = [{"step": step, "value": float(f"{value:.6g}")} for step, value in thin_out(finite)]
-    scale = alt.Scale(type="log" if logarithmic else "linear", zero=not logarithmic)
+    scale = alt.Scale(type="log") if logarithmic else alt.Scale(type="linear", zero=True)
     line = alt.Chart(alt.InlineData(values=rows)).mark_line(strokeWidth=1.2, color=OKABE_ITO[0])
     drawn = line.encode(
         x=alt.X("step:Q", title="step" if key == "lr" else None, scale=_whole_numbers(numbers), axis=_ticks(numbers)),
@@ -451,7 +451,7 @@ class Ink:
 
     colour: alt.Color
     dash: alt.StrokeDash
-    width: alt.StrokeWidth
+    width: Any
     fade: Any
     picked: alt.Parameter
 
@@ -472,7 +472,7 @@ def _ink(faces: Sequence[Portrait], dashes: tuple[str, str]) -> Ink:
         scale=alt.Scale(domain=list(dashes), range=[SOLID, DASHED]),
         legend=alt.Legend(orient="bottom", symbolType="stroke", symbolSize=500),
     )
-    width = alt.StrokeWidth("line:N", scale=alt.Scale(domain=list(dashes), range=[2.4, 1.4]), legend=None)
+    width = alt.when(alt.datum.line == dashes[0]).then(alt.value(2.4)).otherwise(alt.value(1.4))
     fade = alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.1))
     return Ink(colour, dash, width, fade, picked)
 
@@ -481,7 +481,7 @@ def _side_by_side(panels: list[Panel], ink: Ink, *, columns: int) -> alt.TopLeve
     """Panels in rows under one legend."""
     first, *others = panels
     row = alt.concat(first.add_params(ink.picked), *others, columns=min(columns, len(panels)), spacing=24)
-    return _dress(row.resolve_scale(color="shared", strokeDash="shared", strokeWidth="shared"))
+    return _dress(row.resolve_scale(color="shared", strokeDash="shared"))
 
 
 def _dress(chart: alt.ConcatChart | alt.VConcatChart) -> alt.TopLevelMixin:

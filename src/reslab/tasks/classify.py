@@ -66,7 +66,7 @@ class ClassifyMetrics:
         self.confusion.update(logits.argmax(1), labels)
 
     def compute(self) -> dict[str, Any]:
-        """``loss`` (mean), ``error`` (share of wrong answers), ``class_errors`` (None for an absent class), ``confusion``.
+        """``loss`` (mean), ``error`` (share of wrong answers), ``class_errors`` (None if absent), ``confusion``.
 
         ``confusion[i][j]`` counts images of class i that were called j.
         """

@@ -48,7 +48,7 @@ class Batches(Protocol):
 
 
 def autocast(amp: AmpKind, device: torch.device) -> AbstractContextManager[Any]:
-    """torch's autocast for ``bf16`` and ``fp16``, nothing for ``none``."""
+    """Autocast of torch for ``bf16`` and ``fp16``, nothing for ``none``."""
     return nullcontext() if amp == "none" else torch.autocast(device.type, dtype=AMP_DTYPES[amp])
 
 

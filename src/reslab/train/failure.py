@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from reslab.errors import WorkFailed
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -31,7 +33,7 @@ class Origin:
         return f"the first module to produce it, in the {self.direction} pass, is {self.module or 'the loss itself'}"
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(WorkFailed):
     """Training stopped at a non-finite loss or gradient.
 
     Args:
@@ -81,7 +83,7 @@ def find_origin(model: nn.Module, images: Tensor, loss_of: Callable[[Tensor], Te
         loss = loss_of(model(images))
         if forward or not torch.isfinite(loss):
             return Origin(forward[0] if forward else "", "forward")
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     finally:
         for handle in handles:
             handle.remove()

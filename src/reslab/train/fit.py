@@ -67,7 +67,7 @@ class Probe(Protocol):
 
 
 class Recorder:
-    """Receives what happens during ``fit``. This one forgets it; ``reslab.run`` has the one that writes a run's folder."""
+    """Receives what happens during ``fit``. This one forgets it; ``reslab.run`` has the one that writes it down."""
 
     def restore(self) -> dict[str, Any] | None:
         """The state to go on from, or None to start at step 0."""
@@ -169,7 +169,8 @@ def fit(
             Under fp16, a gradient that overflows is no failure: the step is skipped and the loss scale halved, until
             the scale falls below 1.
 
-    Ctrl-C (SIGINT) and SIGTERM end the run after the current step, with a checkpoint to go on from; a second one at once.
+    Ctrl-C (SIGINT) and SIGTERM end the run after the current step, with a checkpoint to go on from; a second
+    one ends it at once.
     """
     train_loader, val_loader = loaders
     device, recorder = options.device, recorder or Recorder()

@@ -16,7 +16,7 @@ def seed_everything(seed: int, *, deterministic: bool = False) -> None:
     need it, and run slower.
     """
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - for libraries that use it; ours don't
+    np.random.seed(seed % 2**32)  # for libraries that use it; ours draw from torch
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic

@@ -1,0 +1,69 @@
+"""``reslab predict``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from reslab.cli.output import console, parse, print_json, table
+from reslab.records import RunFolder
+
+
+@dataclass
+class PredictFlags:
+    """Classify images, or folders of them, with a run's network."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run."""
+    images: Annotated[list[Path], tyro.conf.Positional]
+    """Image files, or folders that are searched for images."""
+    top: int = 3
+    """How many classes are listed."""
+    weights: str = ""
+    """best, last, or a safetensors file; by default the run's selected ones."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    json: bool = False
+    """Print one JSON object on stdout."""
+
+
+def run(arguments: list[str]) -> int:
+    """Parses, predicts, prints. Returns the exit code: 2 if an image was refused, though the others were classified."""
+    flags = parse(PredictFlags, arguments, command="predict")
+
+    from reslab.run.use import predict_run
+
+    predictions, refused = predict_run(
+        RunFolder(flags.run), flags.images, top=flags.top, weights=flags.weights, device=flags.device
+    )
+    for message in refused:
+        print(f"reslab: error: {message}", file=sys.stderr)
+    if flags.json:
+        print_json({"predictions": [asdict(p) for p in predictions], "refused": refused})
+    elif predictions:
+        rows = [
+            [
+                p.image,
+                p.label,
+                f"{100 * p.probability:.1f} %",
+                ", ".join(f"{n} {100 * s:.1f} %" for n, s in p.top[1:]),
+                p.note,
+            ]
+            for p in predictions
+        ]
+        console().print(table(["image", "class", "probability", "then", "note"], rows, numeric=["probability"]))
+    return 2 if refused else 0
+
+
+def percent(share: float) -> str:
+    """A probability with one decimal."""
+    return f"{100 * share:.1f} %"
+
+
+def runners_up(top: list[tuple[str, float]]) -> str:
+    """The classes after the first."""
+    return ", ".join(f"{name} {percent(share)}" for name, share in top[1:])

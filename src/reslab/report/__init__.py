@@ -1,0 +1,1 @@
+"""Charts and the page. Reads records only, never torch."""

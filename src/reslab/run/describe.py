@@ -1,0 +1,148 @@
+"""What run.json says: the run's model, data, protocol, deviations from the paper, and machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+import reslab
+from reslab.config import RunConfig
+from reslab.data.prepare import Data
+from reslab.models.resnet import CIFAR_DEPTHS
+from reslab.records import RunRecord
+
+
+def start_record(config: RunConfig, data: Data, model: nn.Module, device: torch.device) -> RunRecord:
+    """run.json as it stands before the first step."""
+    return RunRecord(
+        model={
+            **config.model.model_dump(mode="json"),
+            "num_classes": len(data.source.classes),
+            "in_channels": data.preprocess.channels,
+            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        },
+        data=data.describe(),
+        protocol=protocol_of(config, data),
+        deviations=deviations(config),
+        versions={
+            "reslab": reslab.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+        machine=machine_of(device),
+        seed=config.train.seed,
+        status="running",
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def protocol_of(config: RunConfig, data: Data) -> dict[str, Any]:
+    """How the numbers of the run come about, in words."""
+    return {
+        "validation": validation_of(config, data),
+        "best": "none: no validation split" if data.val is None else "lowest validation error, ties by loss",
+        "test": "none: no test split" if data.test is None else "read once, after training, for last and best weights",
+        "training_error": "clean: eval mode, no augmentation, over all training images",
+        "precision": config.train.amp if config.train.amp != "none" else "fp32",
+        "weights": "moving average" if config.train.ema_decay else "as trained",
+        "fingerprint": "pixels and labels" if data.describe()["in_memory"] else "file names, sizes and labels",
+    }
+
+
+def validation_of(config: RunConfig, data: Data) -> str:
+    """Where the validation images come from."""
+    if data.val is None:
+        return "none"
+    if "val" in data.source.splits:
+        return f"the data's own validation split, {len(data.val)} images"
+    total = len(data.val) + len(data.train)
+    return f"{len(data.val)} of {total} training images, stratified, seed {config.train.seed}"
+
+
+PAPER = {
+    # He et al. 2015, arXiv:1512.03385, sec. 3.4 and 4.2
+    "model.shortcut": "auto",
+    "model.zero_init_residual": False,
+    "model.dropout": 0.0,
+    "data.augment": "auto",
+    "data.batch_size": 128,
+    "optim.kind": "sgd",
+    "optim.lr": 0.1,
+    "optim.momentum": 0.9,
+    "optim.nesterov": False,
+    "optim.weight_decay": 1e-4,
+    "optim.decay_norms": True,
+    "optim.l1": 0.0,
+    "optim.clip_grad_norm": 0.0,
+    "schedule.kind": "multistep",
+    "train.steps": 64_000,
+    "train.label_smoothing": 0.0,
+    "train.amp": "none",
+    "train.ema_decay": 0.0,
+    "train.patience": 0,
+}
+
+
+def deviations(config: RunConfig) -> list[str]:
+    """Where a run of a CIFAR network on CIFAR-10 leaves the paper; what else is no reproduction is said to be none."""
+    names = {f"{kind}{depth}" for depth in CIFAR_DEPTHS for kind in ("resnet", "plain")}
+    if config.model.name not in names or config.data.name != "cifar10":
+        return [f"{config.model.name} on {config.data.name} is not an experiment of the paper: nothing to compare with"]
+    found = []
+    for path, paper in PAPER.items():
+        section, key = path.split(".")
+        ours = getattr(getattr(config, section), key)
+        if path == "train.steps" and not ours:
+            found.append(f"length is {config.train.epochs} epochs, paper 64000 steps")
+        elif ours != paper:
+            found.append(f"{path} is {ours}, paper {paper}")
+    found.append("images are normalised by channel mean and deviation; the paper subtracts the mean of each pixel")
+    return found
+
+
+def machine_of(device: torch.device) -> dict[str, Any]:
+    """Processor, cores, threads, memory and device."""
+    machine: dict[str, Any] = {
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": str(device),
+    }
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        machine["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    if device.type == "cuda":
+        machine["gpu"] = torch.cuda.get_device_name(device)
+    return machine
+
+
+def processor_name() -> str:
+    """The processor's own name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def lead_of(record: RunRecord) -> str:
+    """The page's first sentence, computed from the record."""
+    chosen, which = (record.best, "best") if record.best else (record.last, "last")
+    assert chosen is not None, "a finished run has errors"
+    parts = [f"{100 * chosen.train_error:.2f} % clean training error"]
+    if chosen.val_error is not None:
+        parts.append(f"{100 * chosen.val_error:.2f} % validation error")
+    if chosen.test_error is not None:
+        parts.append(f"{100 * chosen.test_error:.2f} % test error")
+    numbers = ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
+    subject = f"{record.model['name']} on {record.data['name']}"
+    return f"{subject} ends with {numbers} ({which} weights, epoch {chosen.epoch + 1})."

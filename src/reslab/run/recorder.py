@@ -1,0 +1,77 @@
+"""What a run shows and writes while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from reslab.records import BlockGradientRecord, EpochRecord, RecordWriter, RunFolder, StepRecord
+from reslab.train.checkpoint import load_newest_checkpoint, save_checkpoint
+from reslab.train.fit import Recorder
+
+
+class Display:
+    """Shows a run while it goes on. This one shows nothing; the command line has those that do."""
+
+    def start(self, name: str, *, total_steps: int, first_step: int) -> None:
+        """Before the first step."""
+
+    def step(self, record: StepRecord) -> None:
+        """After each optimiser step."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """After each epoch."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+
+    def stop(self) -> None:
+        """After the last step, whatever happened."""
+
+
+class RunRecorder(Recorder):
+    """Writes what happens during ``fit`` into a run's folder, and shows it.
+
+    Args:
+        folder: of the run.
+        display: where it is shown.
+        resume: go on from the newest good checkpoint.
+    """
+
+    def __init__(self, folder: RunFolder, display: Display, *, resume: bool) -> None:
+        self.folder, self.display, self.resume = folder, display, resume
+        self.steps, self.epochs = RecordWriter(folder.steps), RecordWriter(folder.epochs)
+        self.probes = RecordWriter(folder.probes)
+
+    def restore(self) -> dict[str, Any] | None:
+        """The newest good checkpoint, if the run is to go on."""
+        if not self.resume:
+            return None
+        state, reasons = load_newest_checkpoint(self.folder.checkpoints)
+        for reason in reasons:
+            self.display.note(reason)
+        self.display.note("no checkpoint yet: starts at step 0" if state is None else "")
+        return state
+
+    def step(self, record: StepRecord) -> None:
+        """Appends to steps.jsonl."""
+        self.steps.write(record)
+        self.display.step(record)
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Appends to epochs.jsonl."""
+        self.epochs.write(record)
+        self.display.epoch(record)
+
+    def probe(self, records: Sequence[BlockGradientRecord]) -> None:
+        """Appends to probes.jsonl."""
+        self.probes.write(*records)
+
+    def checkpoint(self, state: dict[str, Any], *, step: int) -> None:
+        """Saves into checkpoints/."""
+        save_checkpoint(self.folder.checkpoints, state, step=step)
+
+    def close(self) -> None:
+        """Closes the files."""
+        for writer in (self.steps, self.epochs, self.probes):
+            writer.close()

@@ -1,0 +1,284 @@
+"""``train``: from a config to a run's folder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from reslab import config as builders
+from reslab.config import ModelConfig, RunConfig, load_config
+from reslab.data.prepare import Data
+from reslab.data.transforms import Preprocess
+from reslab.errors import RequestError
+from reslab.models.resnet import ResNet
+from reslab.models.weights import save_weights
+from reslab.probe.gradients import BlockGradients, readings
+from reslab.records import Errors, RunFolder, RunRecord, encode, write_atomic
+from reslab.report.page import write_page
+from reslab.run.describe import lead_of, start_record
+from reslab.run.measure import evaluate_split, evaluation_loader
+from reslab.run.recorder import Display, RunRecorder
+from reslab.tasks.classify import Classify
+from reslab.train.failure import NonFiniteError
+from reslab.train.fit import FitResult, Weights, fit
+from reslab.train.seeds import seed_everything
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What ``train`` gives back.
+
+    Args:
+        folder: of the run.
+        record: run.json as written.
+        interrupted: the run was stopped by a signal and can be resumed.
+    """
+
+    folder: RunFolder
+    record: RunRecord
+    interrupted: bool
+
+
+def train(
+    config: RunConfig, out: Path, *, resume: bool = False, overwrite: bool = False, display: Display | None = None
+) -> Outcome:
+    """Trains one network on one data set and leaves a run's folder behind.
+
+    Args:
+        config: the whole of it.
+        out: folder of the run.
+        resume: go on with the run in ``out``, if there is one.
+        overwrite: remove the run in ``out``, if there is one, once everything else has proved right.
+        display: shows progress.
+
+    Raises:
+        RequestError: before anything is written, if the request can't be carried out.
+        NonFiniteError: if training diverged; the run's folder then holds ``failure/`` with the batch.
+    """
+    display, folder = display or Display(), RunFolder(out)
+    resuming = check_out(folder, config, resume=resume, overwrite=overwrite)
+    if resuming and (previous := folder.read_run()).status == "done":
+        display.note(f"{folder.root} is done already.")
+        return Outcome(folder, previous, interrupted=False)
+
+    # ---- everything is built before anything is written
+    settings = config.train
+    device = builders.build_device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    seed_everything(settings.seed, deterministic=settings.deterministic)
+    data = builders.build_data(config.data, seed=settings.seed)
+    for note in data.source.notes:
+        display.note(note)
+    seed_everything(settings.seed, deterministic=settings.deterministic)  # whatever the data drew, twins start equal
+    num_classes = len(data.source.classes)
+    model = builders.build_model(config.model, num_classes=num_classes, in_channels=data.preprocess.channels).to(device)
+    task = Classify(num_classes, label_smoothing=settings.label_smoothing)
+    loaders = (
+        data.loader(
+            data.train,
+            batch_size=config.data.batch_size,
+            training=True,
+            seed=settings.seed,
+            workers=config.data.workers,
+        ),
+        None if data.val is None else evaluation_loader(data, data.val, config),
+    )
+    total_steps = builders.total_steps(settings, steps_per_epoch=len(loaders[0]))
+    optimizer = builders.build_optimizer(config.optim, model)
+    schedule = builders.build_schedule(
+        config.schedule, lr=config.optim.lr, total_steps=total_steps, steps_per_epoch=len(loaders[0])
+    )
+    options = builders.build_options(config, total_steps=total_steps, device=device)
+    check_forward(model, data.preprocess, device, num_classes=num_classes)
+
+    # ---- from here on the folder is ours
+    if not resuming:
+        clear_folder(folder)
+        folder.root.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder.config, config.to_toml())
+    record = start_record(config, data, model, device)
+    earlier_s = folder.read_run().duration_s if resuming and folder.run.exists() else 0.0
+    write_atomic(folder.run, record.to_json())
+    recorder = RunRecorder(folder, display, resume=resuming)
+    first_step = max((step.step for step in folder.read_steps()), default=-1) + 1 if resuming else 0
+    display.start(folder.name, total_steps=total_steps, first_step=first_step)
+    started = time.perf_counter()
+    try:
+        result = fit(
+            model,
+            task,
+            loaders,
+            optimizer=optimizer,
+            schedule=schedule,
+            options=options,
+            recorder=recorder,
+            probes=make_probes(model, config, total_steps=total_steps, display=display),
+        )
+    except NonFiniteError as error:
+        save_failure(folder, record, error)
+        raise
+    except BaseException:
+        record.status = "failed"
+        record.failure = {"what": "the process was stopped by an error; resume goes on from the last checkpoint"}
+        write_atomic(folder.run, record.to_json())
+        raise
+    finally:
+        recorder.close()
+        display.stop()
+        record.duration_s = earlier_s + time.perf_counter() - started
+
+    if result.status == "interrupted":
+        record.status = "interrupted"
+        write_atomic(folder.run, record.to_json())
+        return Outcome(folder, record, interrupted=True)
+
+    # ---- the one reading of the test set, of the last and of the best weights
+    if result.status == "early":
+        record.protocol["length"] = f"stopped early after {result.steps} of {total_steps} steps"
+    finish_record(record, model, task, data, result, config=config)
+    record.duration_s = earlier_s + time.perf_counter() - started
+    write_weights(folder, config.model, data, result)
+    write_atomic(folder.run, record.to_json())
+    write_page([folder], folder.report, title=folder.name, lead=lead_of(record))
+    return Outcome(folder, record, interrupted=False)
+
+
+def check_out(folder: RunFolder, config: RunConfig, *, resume: bool, overwrite: bool) -> bool:
+    """Whether there is a run to go on with; refuses an occupied folder otherwise."""
+    root = folder.root
+    if root.exists() and not root.is_dir():
+        raise RequestError(f"--out {root} is a file. Name a folder.")
+    if not folder.holds_run():
+        if root.is_dir() and any(root.iterdir()) and overwrite:
+            raise RequestError(f"{root} holds files but no run; --overwrite removes runs only. Choose another --out.")
+        return False
+    if overwrite:
+        return False
+    if not resume:
+        raise RequestError(f"{root} holds a run already. Go on with it by --resume, replace it by --overwrite.")
+    before = load_config(folder.config)
+    if changed := differences(before, config):
+        raise RequestError(
+            f"{root} was started with another config, and a resumed run must go on as it began: {'; '.join(changed)}."
+            " Leave those options out, or start a new run."
+        )
+    return folder.run.exists()
+
+
+def differences(before: RunConfig, after: RunConfig) -> list[str]:
+    """Keys whose values differ, as phrases. Where the data lies and how many workers read it may change."""
+    free = ("data.dir", "data.workers", "data.download")
+    phrases = []
+    for path, _, _ in builders.leaves():
+        section, key = path.split(".")
+        old, new = getattr(getattr(before, section), key), getattr(getattr(after, section), key)
+        if old != new and path not in free:
+            phrases.append(f"{path} was {old!r}, now {new!r}")
+    return phrases
+
+
+def clear_folder(folder: RunFolder) -> None:
+    """Removes the files of an earlier run, and only those."""
+    for path in (folder.config, folder.run, folder.steps, folder.epochs, folder.probes, folder.report):
+        path.unlink(missing_ok=True)
+    for path in (folder.weights, folder.weights_card, folder.last_weights):
+        path.unlink(missing_ok=True)
+    for sub_folder, patterns in (
+        (folder.checkpoints, ("step-*.pt", "step-*.json")),
+        (folder.failure, ("batch.safetensors", "failure.json")),
+    ):
+        for pattern in patterns:
+            for path in sub_folder.glob(pattern):
+                path.unlink()
+
+
+def check_forward(model: nn.Module, preprocess: Preprocess, device: torch.device, *, num_classes: int) -> None:
+    """Refuses a network that can't take these images, before anything is written."""
+    images = torch.zeros(2, preprocess.channels, preprocess.height, preprocess.width, device=device)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            outputs = model(images)
+    except (RuntimeError, ValueError) as error:
+        shape = f"{preprocess.channels}x{preprocess.height}x{preprocess.width}"
+        raise RequestError(f"The network can't take images of {shape}: {str(error).splitlines()[0]}") from None
+    finally:
+        model.train(was_training)
+    if not isinstance(outputs, torch.Tensor) or outputs.shape != (2, num_classes):
+        found = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise RequestError(f"The network gives {found} for two images; expected (2, {num_classes}), a logit a class.")
+
+
+def make_probes(model: nn.Module, config: RunConfig, *, total_steps: int, display: Display) -> list[BlockGradients]:
+    """The gradient at each block, about twenty times in the run, where that can be read."""
+    if not config.train.probe:
+        return []
+    if config.train.compile or not isinstance(model, ResNet):
+        display.note("gradient per block: not recorded, because the network is compiled or not one of the catalog's")
+        return []
+    return [BlockGradients([name for name, _ in model.blocks()], when=readings(total_steps))]
+
+
+def finish_record(
+    record: RunRecord, model: nn.Module, task: Classify, data: Data, result: FitResult, *, config: RunConfig
+) -> None:
+    """Measures the last and the best weights on every split and notes it in the record."""
+    record.last = measure(model, task, data, result.last, epoch=result.epoch, config=config)
+    if result.best is not None and result.best_epoch is not None:
+        same = result.best_epoch == result.epoch
+        record.best = (
+            record.last if same else measure(model, task, data, result.best, epoch=result.best_epoch, config=config)
+        )
+    record.status = "done"
+
+
+def measure(model: nn.Module, task: Classify, data: Data, weights: Weights, *, epoch: int, config: RunConfig) -> Errors:
+    """Loss and error of one set of weights on every split, in eval mode and without augmentation."""
+    model.load_state_dict(weights)
+    numbers: dict[str, float] = {}
+    for name, split in (("train", data.train), ("val", data.val), ("test", data.test)):
+        if split is not None:
+            found = evaluate_split(model, task, data, split, config=config)
+            numbers[f"{name}_loss"], numbers[f"{name}_error"] = found["loss"], found["error"]
+    return Errors(epoch=epoch, **numbers)
+
+
+def write_weights(folder: RunFolder, model: ModelConfig, data: Data, result: FitResult) -> None:
+    """weights.safetensors with the chosen weights, the last ones beside them, and the card that says what they are."""
+    chosen = result.best if result.best is not None else result.last
+    save_weights(folder.weights, chosen)
+    save_weights(folder.last_weights, result.last)
+    card = {
+        "task": "classify",
+        "model": model.model_dump(mode="json"),
+        "num_classes": len(data.source.classes),
+        "classes": data.source.classes,
+        "preprocess": data.preprocess.to_dict(),
+        "selected": "best" if result.best is not None else "last",
+        "epoch": result.epoch if result.best is None else result.best_epoch,
+    }
+    write_atomic(folder.weights_card, encode(card, indent=2))
+
+
+def save_failure(folder: RunFolder, record: RunRecord, error: NonFiniteError) -> None:
+    """failure/ with the batch, and run.json with what happened."""
+    folder.failure.mkdir(exist_ok=True)
+    save_weights(folder.failure / "batch.safetensors", {"images": error.images.cpu(), "labels": error.labels.cpu()})
+    failure = {
+        "what": error.what,
+        "step": error.step,
+        "epoch": error.epoch,
+        "lr": error.lr,
+        **asdict(error.origin),
+        "sentence": str(error),
+        "batch": "failure/batch.safetensors",
+    }
+    write_atomic(folder.failure / "failure.json", encode(failure, indent=2))
+    record.status, record.failure = "failed", failure
+    write_atomic(folder.run, record.to_json())

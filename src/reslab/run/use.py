@@ -1,0 +1,178 @@
+"""A finished run put to use: evaluate it, predict with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from reslab import config as builders
+from reslab.config import RunConfig, load_config
+from reslab.data.images import EXTENSIONS
+from reslab.data.prepare import check_classes, fit_for_prediction
+from reslab.data.transforms import Preprocess
+from reslab.errors import RequestError
+from reslab.models.weights import load_own_weights
+from reslab.records import RunFolder, decode
+from reslab.run.measure import evaluate_split
+from reslab.tasks.classify import Classify, probabilities
+from reslab.train.evaluate import to_device
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with its card: what ``evaluate`` and ``predict`` start from.
+
+    Args:
+        model: in eval mode.
+        classes: names in the order of the logits.
+        preprocess: what every image goes through.
+        config: of the run.
+    """
+
+    model: nn.Module
+    classes: list[str]
+    preprocess: Preprocess
+    config: RunConfig
+
+
+def open_run(folder: RunFolder, *, weights: str = "", device: torch.device | None = None) -> TrainedModel:
+    """The network of a finished run.
+
+    Args:
+        folder: of the run.
+        weights: ``""`` for weights.safetensors (the best, if there was a validation split), ``"last"`` for those after
+            the last step, or the path of another safetensors file.
+        device: where the network goes; by default the CPU.
+
+    Raises:
+        RequestError: if there is no run, it is not finished, or the weights don't fit.
+    """
+    if not folder.holds_run():
+        raise RequestError(f"{folder.root} is not a run: it has no run.json. `reslab train --out FOLDER` makes one.")
+    if not folder.weights_card.exists():
+        status = folder.read_run().status if folder.run.exists() else "not started"
+        raise RequestError(f"{folder.root} has no weights yet: the run is {status}. Go on with it by --resume.")
+    card = decode(folder.weights_card.read_text(encoding="utf-8"))
+    config, preprocess = load_config(folder.config), Preprocess.from_dict(card["preprocess"])
+    model = builders.build_model(config.model, num_classes=card["num_classes"], in_channels=preprocess.channels)
+    paths = {"": folder.weights, "best": folder.weights, "last": folder.last_weights}
+    load_own_weights(model, paths.get(weights, Path(weights)))
+    return TrainedModel(model.to(device or torch.device("cpu")).eval(), card["classes"], preprocess, config)
+
+
+def evaluate_run(
+    folder: RunFolder,
+    *,
+    split: str = "",
+    weights: str = "",
+    data: str = "",
+    data_dir: str = "",
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Loss, error and confusion of a run's network on a split, by the recorded preprocessing.
+
+    Args:
+        folder: of the run.
+        split: ``train``, ``val`` or ``test``; by default the test split, or else the validation split.
+        weights: see ``open_run``.
+        data: another data set with the same classes; by default the run's own.
+        data_dir: where it lies now.
+        device: see ``build_device``.
+    """
+    trained = open_run(folder, weights=weights, device=builders.build_device(device))
+    config = trained.config
+    data_config = config.data.model_copy(
+        update={
+            "name": data or config.data.name,
+            "dir": data_dir or config.data.dir,
+            "channels": trained.preprocess.channels,
+        }
+    )
+    if trained.preprocess.resize is not None:
+        data_config = data_config.model_copy(update={"image_size": trained.preprocess.height})
+    found = builders.build_data(data_config, seed=config.train.seed, preprocess=trained.preprocess)
+    check_classes(trained.classes, found.source.classes, where=found.source.name)
+    splits = {"train": found.train, "val": found.val, "test": found.test}
+    name = split or ("test" if found.test is not None else "val")
+    if name not in splits:
+        raise RequestError(f"Unknown split {name!r}. Expected train, val or test.")
+    chosen = splits[name]
+    if chosen is None:
+        there = ", ".join(key for key, value in splits.items() if value is not None)
+        raise RequestError(f"{found.source.name} has no {name} split. It has: {there}.")
+    fingerprint = folder.read_run().data.get("fingerprint")
+    numbers = evaluate_split(trained.model, Classify(len(trained.classes)), found, chosen, config=config)
+    return {
+        "run": str(folder.root),
+        "data": found.source.name,
+        "split": name,
+        "weights": weights or "selected",
+        **numbers,
+        "classes": trained.classes,
+        "same_data": fingerprint == found.train.fingerprint(),
+    }
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The network's answer for one image.
+
+    Args:
+        image: its path.
+        label: name of the likeliest class.
+        probability: the network's for it; softmax of the logits, not calibrated.
+        top: the likeliest classes with their probabilities, best first.
+        note: how the image was made to fit, if it had to be.
+    """
+
+    image: str
+    label: str
+    probability: float
+    top: list[tuple[str, float]]
+    note: str = ""
+
+
+def predict_run(
+    folder: RunFolder, paths: Sequence[Path], *, top: int = 3, weights: str = "", device: str = "auto"
+) -> tuple[list[Prediction], list[str]]:
+    """Classifies images and folders of images.
+
+    Returns:
+        Predictions in order, and a sentence for each image that was refused; the others are classified all the same.
+    """
+    trained = open_run(folder, weights=weights, device=builders.build_device(device))
+    target = next(trained.model.parameters()).device
+    predictions, refused = [], []
+    for path in expand(paths):
+        try:
+            tensor, note = fit_for_prediction(path, trained.preprocess, name=str(path))
+        except RequestError as error:
+            refused.append(str(error))
+            continue
+        batch = to_device(tensor.unsqueeze(0), target, channels_last=trained.config.train.channels_last)
+        with torch.no_grad():
+            shares, order = probabilities(trained.model(batch))[0].topk(min(top, len(trained.classes)))
+        ranked = [(trained.classes[i], share) for i, share in zip(order.tolist(), shares.tolist(), strict=True)]
+        predictions.append(Prediction(str(path), ranked[0][0], ranked[0][1], ranked, note))
+    return predictions, refused
+
+
+def expand(paths: Iterable[Path]) -> list[Path]:
+    """Files as they are, folders as the images below them."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            images = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            if not images:
+                raise RequestError(f"{path} holds no images ({' '.join(EXTENSIONS)}).")
+            found += images
+        elif path.exists():
+            found.append(path)
+        else:
+            raise RequestError(f"No such image or folder: {path}.")
+    return found

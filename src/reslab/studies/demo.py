@@ -1,0 +1,132 @@
+"""The main job in two minutes: plain networks and their residual twins on real handwritten digits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reslab.config import DataConfig, ModelConfig, OptimConfig, RunConfig, ScheduleConfig, TrainConfig
+from reslab.records import RunFolder, as_percent
+from reslab.report.page import write_page
+from reslab.studies.grid import run_grid
+
+KINDS = {"plain": "plain", "resnet": "residual"}
+LEARNED = 0.10  # clean training error below which a network counts as trained: digits are easy
+CLEARLY = 0.05  # difference in training error that is called worse
+
+
+def recipe(model: str, *, epochs: int, seed: int) -> RunConfig:
+    """The one recipe that all networks of the demo train with."""
+    return RunConfig(
+        model=ModelConfig(name=model),
+        data=DataConfig(name="digits", batch_size=64, workers=0),
+        optim=OptimConfig(lr=0.1, momentum=0.9, weight_decay=1e-4),
+        schedule=ScheduleConfig(kind="one_cycle"),
+        train=TrainConfig(epochs=epochs, seed=seed, device="cpu", threads=1),
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network in the demo's table.
+
+    Args:
+        name: of run and model.
+        depth: weighted layers on the longest path.
+        kind: ``plain`` or ``residual``.
+        num_parameters: None before the run has started.
+        epochs: epochs done.
+        train_error: clean training error after the last step; None before.
+        test_error: the same for the test split.
+        duration_s: of training and evaluation; None before the end.
+    """
+
+    name: str
+    depth: int
+    kind: str
+    num_parameters: int | None = None
+    epochs: int = 0
+    train_error: float | None = None
+    test_error: float | None = None
+    duration_s: float | None = None
+
+
+def demo_configs(depths: Sequence[int], *, epochs: int, seed: int) -> dict[str, RunConfig]:
+    """Twins of every depth, the deepest first, because they take longest."""
+    names = [f"{kind}{depth}" for depth in sorted(depths, reverse=True) for kind in KINDS]
+    return {name: recipe(name, epochs=epochs, seed=seed) for name in names}
+
+
+def run_demo(configs: dict[str, RunConfig], out: Path, *, workers: int | None = None) -> Iterator[list[Row]]:
+    """Trains the networks; yields the table as it stands about twice a second, and once more at the end."""
+    started = {name for name in configs if not RunFolder(out / name).run.exists()}
+    for _ in run_grid(configs, out, workers=workers):
+        # an earlier demo's records stay until the new run replaces them: show a run only once it has
+        started |= {name for name in configs if is_running(RunFolder(out / name))}
+        yield [read_row(RunFolder(out / name), name, fresh=name in started) for name in ordered(configs)]
+    yield [read_row(RunFolder(out / name), name, fresh=True) for name in ordered(configs)]
+
+
+def ordered(names: dict[str, RunConfig]) -> list[str]:
+    """Plain and residual in turn, by rising depth."""
+    return sorted(names, key=lambda name: (depth_in(name), name))
+
+
+def depth_in(name: str) -> int:
+    """The number in ``plain56``."""
+    return int("".join(filter(str.isdigit, name)))
+
+
+def is_running(folder: RunFolder) -> bool:
+    """Whether a run has begun and not ended."""
+    return folder.run.exists() and folder.read_run().status == "running"
+
+
+def read_row(folder: RunFolder, name: str, *, fresh: bool) -> Row:
+    """A network's row, from its records alone."""
+    depth, kind = depth_in(name), KINDS[name.rstrip("0123456789")]
+    if not fresh or not folder.run.exists():
+        return Row(name, depth, kind)
+    record, epochs = folder.read_run(), folder.read_epochs()
+    last = record.last
+    return Row(
+        name,
+        depth,
+        kind,
+        num_parameters=record.model["num_parameters"],
+        epochs=len(epochs),
+        train_error=None if last is None else last.train_error,
+        test_error=None if last is None else last.test_error,
+        duration_s=None if last is None else record.duration_s,
+    )
+
+
+def conclude(rows: Sequence[Row]) -> str:
+    """One sentence about what these numbers show; it says so too when they don't show the effect."""
+    plain = {row.depth: row.train_error for row in rows if row.kind == "plain" and row.train_error is not None}
+    residual = {row.depth: row.train_error for row in rows if row.kind == "residual" and row.train_error is not None}
+    depths = sorted(set(plain) & set(residual))
+    if len(depths) < 2:
+        return "Two depths at least are needed to say something about depth."
+    shallow, deep = depths[0], depths[-1]
+    plain_rises = plain[deep] - plain[shallow] > CLEARLY
+    residual_rises = residual[deep] - residual[shallow] > CLEARLY
+    figures = (
+        f"from {shallow} to {deep} layers the clean training error of the plain networks goes from"
+        f" {as_percent(plain[shallow])} to {as_percent(plain[deep])}, that of their residual twins from"
+        f" {as_percent(residual[shallow])} to {as_percent(residual[deep])}"
+    )
+    if plain_rises and not residual_rises:
+        return f"Without shortcuts deeper is worse, with them it is not: {figures}; same parameters, same recipe."
+    if plain_rises and residual_rises:
+        return f"Deeper is worse here with and without shortcuts: {figures}."
+    if residual_rises:
+        return f"Here it is the residual networks that get worse with depth: {figures}."
+    return f"No degradation shows in these runs: {figures}."
+
+
+def write_demo_page(configs: dict[str, RunConfig], out: Path, rows: Sequence[Row]) -> Path:
+    """The six runs on one page, under the sentence concluded from them."""
+    folders = [RunFolder(out / name) for name in ordered(configs)]
+    return write_page(folders, out / "index.html", title="Plain networks and their residual twins", lead=conclude(rows))
