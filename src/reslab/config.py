@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 class Section(BaseModel):
     """A frozen part of the tree; an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -101,7 +103,7 @@ class TrainConfig(Section):
 
     epochs: Count = Field(30, description="Passes over the training data.")
     steps: Annotated[int, Field(ge=0)] = Field(0, description="Length in optimiser steps instead of epochs.")
-    seed: int = Field(0, description="Everything random follows from it.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Everything random follows from it.")
     label_smoothing: Share = Field(0.0, description="Share of the target spread over all classes.")
     amp: Literal["none", "bf16", "fp16"] = Field("none", description="Mixed precision.")
     channels_last: bool = Field(True, description="Memory format N, H, W, C: faster convolutions, the same results.")

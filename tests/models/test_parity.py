@@ -17,7 +17,7 @@ from reslab.models.resnet import CIFAR_DEPTHS
 
 IMAGENET_NAMES = [
     "resnet18",
-    "resnet34",
+    pytest.param("resnet34", marks=pytest.mark.slow),
     "resnet50",
     pytest.param("resnet101", marks=pytest.mark.slow),
     pytest.param("resnet152", marks=pytest.mark.slow),
@@ -42,7 +42,7 @@ def pair(request):
 def test_torchvision_gives_the_same_logits_and_gradients(pair, training):
     theirs, ours = pair
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    images, labels = torch.randn(4, 3, 33, 33, dtype=torch.float64), torch.tensor([3, 8, 0, 3])
+    images, labels = torch.randn(2, 3, 33, 33, dtype=torch.float64), torch.tensor([3, 8])
     expected, expected_gradients = logits_and_gradients(theirs.train(training), images, labels)
     logits, gradients = logits_and_gradients(ours.train(training), images, labels)
     torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)

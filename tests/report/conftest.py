@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ def run_record(model: str, **changes: Any) -> RunRecord:
 
 def norms_of(model: str) -> tuple[list[float], list[float]]:
     """Gradient norms at the start and at the end; those of plain networks grow towards the input."""
-    depth = int(model.removeprefix("plain").removeprefix("resnet"))
-    places = range(len(blocks_of(depth)))
+    digits = re.search(r"\d+", model)
+    places = range(len(blocks_of(int(digits[0]) if digits else 20)))
     growth = 1.25 if model.startswith("plain") else 1.02
     wiggle = [1 + 0.2 * math.sin(3 * place) for place in places]
     start = [0.01 * growth ** (len(places) - place) * wiggle[place] for place in places]

@@ -46,14 +46,8 @@ def run(arguments: list[str]) -> int:
         print_json({"predictions": [asdict(p) for p in predictions], "refused": refused})
     elif predictions:
         rows = [
-            [
-                p.image,
-                p.label,
-                f"{100 * p.probability:.1f} %",
-                ", ".join(f"{n} {100 * s:.1f} %" for n, s in p.top[1:]),
-                p.note,
-            ]
-            for p in predictions
+            [found.image, found.label, percent(found.probability), runners_up(found.top), found.note]
+            for found in predictions
         ]
         console().print(table(["image", "class", "probability", "then", "note"], rows, numeric=["probability"]))
     return 2 if refused else 0

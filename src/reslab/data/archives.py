@@ -10,6 +10,7 @@ import gzip
 import io
 import pickle
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +60,19 @@ def read_idx(path: Path) -> np.ndarray:
     if path.exists():
         content = path.read_bytes()
     elif path.with_name(path.name + ".gz").exists():
-        content = gzip.decompress(path.with_name(path.name + ".gz").read_bytes())
+        path = path.with_name(path.name + ".gz")
+        try:
+            content = gzip.decompress(path.read_bytes())
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise RequestError(f"Can't unpack {path}: {error}. Download it again.") from None
     else:
         raise RequestError(f"{path} is missing. Expected torchvision's layout, MNIST/raw/*-ubyte[.gz]; try --download.")
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
+    if len(content) < 4 or content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
         raise RequestError(f"{path} is no idx file of bytes. Download it again.")
     shape = struct.unpack(f">{content[3]}I", content[4 : 4 + 4 * content[3]])
     data = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * content[3])
     if data.size != int(np.prod(shape)):
-        raise RequestError(f"{path} is cut off: {data.size} of {int(np.prod(shape))} bytes. Download it again.")
+        raise RequestError(f"{path} has {data.size} of {int(np.prod(shape))} bytes. Download it again.")
     return data.reshape(shape)
 
 
@@ -77,12 +82,15 @@ def read_mnist(folder: Path) -> dict[str, ArraySplit]:
     for split, word in IDX_FILES.items():
         images = torch.from_numpy(read_idx(folder / f"{word}-images-idx3-ubyte").copy())
         labels = torch.from_numpy(read_idx(folder / f"{word}-labels-idx1-ubyte").copy())
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            shapes = f"images of shape {tuple(images.shape)} and labels of shape {tuple(labels.shape)}"
+            raise RequestError(f"{folder} has {shapes} for {split}; expected (N, H, W) and (N,). Download it again.")
         splits[split] = ArraySplit(images.unsqueeze(1), labels.long())  # (N, H, W) -> (N, 1, H, W)
     return splits
 
 
-def read_pickled(path: Path) -> dict[str, Any]:
-    """One CIFAR batch as a dict, without running code from it."""
+def read_pickled(path: Path, *keys: str) -> dict[str, Any]:
+    """One CIFAR batch as a dict with at least ``keys``, without running code from it."""
     if not path.exists():
         raise RequestError(f"{path} is missing. Expected the files that torchvision extracts; try --download.")
     try:
@@ -91,6 +99,8 @@ def read_pickled(path: Path) -> dict[str, Any]:
         raise RequestError(f"Can't read {path}: {error}. Download it again.") from None
     if not isinstance(value, dict):
         raise RequestError(f"{path} holds a {type(value).__name__} instead of a CIFAR batch. Download it again.")
+    if missing := [key for key in keys if key not in value]:
+        raise RequestError(f"{path} lacks {', '.join(map(repr, missing))}: no CIFAR batch. Download it again.")
     return value
 
 
@@ -100,8 +110,8 @@ def read_cifar(root: Path, name: str) -> tuple[list[str], dict[str, ArraySplit]]
     folder = root / folder_name
     splits = {}
     for split, files in batches.items():
-        parts = [read_pickled(folder / file) for file in files]
+        parts = [read_pickled(folder / file, "data", label_key) for file in files]
         images = np.concatenate([np.asarray(part["data"], dtype=np.uint8) for part in parts]).reshape(-1, 3, 32, 32)
         labels = [label for part in parts for label in part[label_key]]
         splits[split] = ArraySplit(torch.from_numpy(images), torch.tensor(labels, dtype=torch.int64))
-    return list(read_pickled(folder / meta)[names_key]), splits
+    return list(read_pickled(folder / meta, names_key)[names_key]), splits

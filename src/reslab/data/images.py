@@ -16,7 +16,8 @@ FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 89_478_485  # Pillow's own warning limit: 256 MiB as RGB
 
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-EIGHT_BIT_MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV")
+ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
+EIGHT_BIT_MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV", *ALPHA_MODES)
 
 
 def open_image(source: Path | bytes, *, channels: int, name: str) -> Image.Image:
@@ -35,6 +36,8 @@ def open_image(source: Path | bytes, *, channels: int, name: str) -> Image.Image
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:  # the filter above is not safe between threads
+                    raise Image.DecompressionBombError(f"it has {image.width}x{image.height} pixels")
                 image.load()  # decode here, so that a truncated file is noticed here
                 upright = ImageOps.exif_transpose(image)
     except FileNotFoundError:
@@ -55,13 +58,13 @@ def describe(error: BaseException) -> str:
 
 def to_mode(image: Image.Image, *, channels: int, name: str) -> Image.Image:
     """Converts to ``L`` (1 channel) or ``RGB`` (3) where that loses nothing but colour."""
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.mode not in EIGHT_BIT_MODES:
+        raise RequestError(
+            f"{name} has mode {image.mode!r} (16-bit or float), whose range is unknown. Save it with 8 bits a channel."
+        )
+    if image.mode in ALPHA_MODES or "transparency" in image.info:
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema() != (255, 255):
             raise RequestError(f"{name} is partly transparent, and what lies behind it is unknown. Flatten it first.")
         image = rgba.convert("RGB")
-    elif image.mode not in EIGHT_BIT_MODES:
-        raise RequestError(
-            f"{name} has mode {image.mode!r} (16-bit or float), whose range is unknown. Save it with 8 bits a channel."
-        )
     return image.convert("L" if channels == 1 else "RGB")

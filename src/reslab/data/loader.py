@@ -160,6 +160,9 @@ class StreamLoader:
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(
+                seed
+            ),  # for the workers' seeds; else torch's global one is drawn from
         )
 
     def __len__(self) -> int:

@@ -25,10 +25,9 @@ def parquet_files(folder: Path) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
     paths = sorted(folder.rglob("*.parquet"))
     for path in paths:
-        word = re.split(r"[-_.]", path.name)[0].lower()
-        parent = path.parent.name.lower()
-        split = SPLIT_NAMES.get(word) or SPLIT_NAMES.get(parent)
-        if split:
+        places = [path.name, *([] if path.parent == folder else [path.parent.name])]  # the file's name counts first
+        words = re.split(r"[-_.]", "-".join(places).lower())
+        if split := next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None):
             files.setdefault(split, []).append(path)
     if paths and "train" not in files:
         rest = [path for path in paths if not any(path in group for group in files.values())]
@@ -49,9 +48,7 @@ def read_parquet(folder: Path, *, channels: int | None) -> tuple[list[str], dict
     Raises:
         RequestError: for a file that is no parquet, without an image or a label column, or with a row that lacks them.
     """
-    tables = {
-        split: pa.concat_tables([read_table(path) for path in paths]) for split, paths in parquet_files(folder).items()
-    }
+    tables = {split: read_tables(paths, split=split) for split, paths in parquet_files(folder).items()}
     first = tables["train"]
     image_column = find_column(first, IMAGE_COLUMNS, folder)
     label_column = find_column(first, LABEL_COLUMNS, folder)
@@ -62,12 +59,30 @@ def read_parquet(folder: Path, *, channels: int | None) -> tuple[list[str], dict
     }
 
 
+def read_tables(paths: list[Path], *, split: str) -> pa.Table:
+    """The files of one split as one table."""
+    try:
+        table = pa.concat_tables([read_table(path) for path in paths])
+    except pa.ArrowException as error:
+        raise RequestError(
+            f"The {split} files in {paths[0].parent} have different columns: {first_line(error)}"
+        ) from None
+    if not table.num_rows:
+        raise RequestError(f"The {split} files in {paths[0].parent} have no rows.")
+    return table
+
+
 def read_table(path: Path) -> pa.Table:
     """One file as a table."""
     try:
         return pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise RequestError(f"Can't read {path} as parquet: {str(error).splitlines()[0]}") from None
+        raise RequestError(f"Can't read {path} as parquet: {first_line(error)}") from None
+
+
+def first_line(error: Exception) -> str:
+    """Of its text."""
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def find_column(table: pa.Table, candidates: tuple[str, ...], folder: Path) -> str:
@@ -83,14 +98,21 @@ def find_column(table: pa.Table, candidates: tuple[str, ...], folder: Path) -> s
 
 def class_names(table: pa.Table, label_column: str) -> list[str]:
     """Names in the order of their numbers."""
-    metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = metadata.get("info", {}).get("features", {}).get(label_column, {}).get("names")
+    try:
+        metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        names = metadata.get("info", {}).get("features", {}).get(label_column, {}).get("names")
+    except (ValueError, AttributeError):  # some other tool's idea of that entry
+        names = None
     if names:
         return [str(name) for name in names]
-    values = {value for value in table[label_column].unique().to_pylist() if value is not None}
-    if all(isinstance(value, str) for value in values):
-        return sorted(values)
-    return [str(number) for number in range(max(values) + 1)]
+    values = [value for value in table[label_column].to_pylist() if value is not None]
+    if values and all(isinstance(value, str) for value in values):
+        return sorted(set(values))
+    if values and all(isinstance(value, int) for value in values):
+        return [str(number) for number in range(max(values) + 1)]
+    raise RequestError(
+        f"The column {label_column!r} is of type {table.schema.field(label_column).type}; expected whole numbers or text."
+    )
 
 
 def read_split(

@@ -21,6 +21,7 @@ MEMORY_LIMIT_BYTES = 2**30
 SCAN_LIMIT = 20_000  # images of a folder that are all decoded before training, so that a broken one is named at once
 STATISTICS_SAMPLE = 2_048  # images that mean and deviation of streamed data are computed from
 PHOTO_SIDE = 224
+LONGEST = 20  # sides of an image to predict, longer to shorter
 PHOTO_CROP = 0.875  # share of the shorter side that the centre crop keeps, as everywhere since AlexNet
 
 
@@ -97,11 +98,15 @@ def prepare(
     Raises:
         RequestError: for an impossible split or size, and for an image that can't be read, by name.
     """
-    splits = {name: pack(split, image_size=image_size) for name, split in source.splits.items()}
-    if (
-        len({isinstance(split, ArraySplit) for split in splits.values()}) > 1
-    ):  # one split small, another not: stream all
+    if preprocess is None:
+        geometry = square(image_size, channels=1) if image_size else None
+    else:
+        geometry = preprocess if preprocess.resize is not None else None
+    splits = {name: pack(split, geometry) for name, split in source.splits.items()}
+    if len({shape_of(split) for split in splits.values()}) > 1:  # one split small, another not: stream all
         splits = dict(source.splits)
+    if preprocess is not None:
+        check_sizes(splits, preprocess, where=source.name)
     train, val = splits["train"], splits.get("val")
     if val is None and val_split:
         train_indices, val_indices = stratified_split(train.labels, val_split, seed=seed, classes=source.classes)
@@ -115,33 +120,48 @@ def prepare(
     return Data(source, train, val, splits.get("test"), preprocess, chosen)
 
 
-def pack(split: Split, *, image_size: int | None) -> Split:
+def shape_of(split: Split) -> tuple[int, ...] | None:
+    """(C, H, W) of images in memory, None for encoded ones."""
+    return tuple(split.images.shape[1:]) if isinstance(split, ArraySplit) else None
+
+
+def check_sizes(splits: dict[str, Split], preprocess: Preprocess, *, where: str) -> None:
+    """Refuses images that a network which takes one size as it is can't take."""
+    wanted = (preprocess.channels, preprocess.height, preprocess.width)
+    for split in splits.values():
+        if preprocess.resize is None and shape_of(split) != wanted:
+            found = "x".join(map(str, shape_of(split) or ())) or "photographs or images of several sizes"
+            raise RequestError(
+                f"The network takes images of {'x'.join(map(str, wanted))} as they are; {where} has {found}."
+                " Resize the data, or train with --image-size."
+            )
+
+
+def pack(split: Split, geometry: Preprocess | None) -> Split:
     """Decodes a split into memory if its images are small, of one size, and fit; leaves it as it is otherwise.
 
-    With ``image_size`` the images are resized on the way.
+    With a geometry the images are resized on the way.
     """
     if isinstance(split, ArraySplit):
-        return split if image_size is None else resize_arrays(split, image_size)
+        return split if geometry is None else resize_arrays(split, geometry)
     first = split.open(0)
-    side = image_size or max(first.size)
+    side = geometry.height if geometry else max(first.size)
     if side > SMALL_SIDE or len(split) * side * side * split.channels > MEMORY_LIMIT_BYTES:
         return split
-    fit = square(image_size, split.channels).fit if image_size else None
-    arrays = split.map(lambda image: to_tensor(fit(image) if fit else image).numpy())
+    arrays = split.map(lambda image: to_tensor(geometry.fit(image) if geometry else image).numpy())
     if len({array.shape for array in arrays}) > 1:
         return split
     return ArraySplit(torch.from_numpy(np.stack(arrays)), split.labels)
 
 
-def square(side: int, channels: int) -> Preprocess:
+def square(side: int, *, channels: int) -> Preprocess:
     """Resizes the shorter side to ``side`` and crops to a square; mean and deviation are still unknown."""
     return Preprocess(side, side, channels, mean=(0.0,) * channels, std=(1.0,) * channels, resize=side)
 
 
-def resize_arrays(split: ArraySplit, side: int) -> ArraySplit:
+def resize_arrays(split: ArraySplit, geometry: Preprocess) -> ArraySplit:
     """Resizes images in memory through PIL, by the same path that ``predict`` takes."""
-    fit = square(side, split.images.shape[1]).fit
-    images = [to_tensor(fit(from_tensor(image))) for image in split.images]
+    images = [to_tensor(geometry.fit(from_tensor(image))) for image in split.images]
     return ArraySplit(torch.stack(images), split.labels)
 
 
@@ -164,7 +184,7 @@ def compute_preprocess(train: Split, *, image_size: int | None, seed: int) -> Pr
         mean, std = channel_statistics(train.images)
         return Preprocess(height, width, channels, mean, std, resize=image_size)
     side = image_size or PHOTO_SIDE
-    geometry = replace(square(side, train.channels), resize=round(side / PHOTO_CROP))
+    geometry = replace(square(side, channels=train.channels), resize=round(side / PHOTO_CROP))
     sample = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:STATISTICS_SAMPLE].tolist()
     arrays = train.map(lambda image: to_tensor(geometry.fit(image)).numpy(), sample)
     mean, std = channel_statistics(torch.from_numpy(np.stack(arrays)))
@@ -187,14 +207,19 @@ def fit_for_prediction(path_or_bytes: Any, preprocess: Preprocess, *, name: str)
     """One image of any size as the network's input, and a note if it had to be resized.
 
     Raises:
-        RequestError: if it can't be read, or if the network takes images of one size as they are and this one is
-            smaller, or so long that its centre would not stand for it (over 2:1).
+        RequestError: if it can't be read; if the network takes images of one size as they are and this one is
+            smaller, or so long that its centre would not stand for it (over 2:1); or if it is longer than 20:1.
 
     Returns:
         float32 (C, H, W), and the note or an empty string.
     """
     image = open_image(path_or_bytes, channels=preprocess.channels, name=name)
     wanted = (preprocess.width, preprocess.height)
+    if max(image.size) > LONGEST * min(image.size):  # resizing the shorter side would make the longer one huge, too
+        raise RequestError(
+            f"{name} has {image.width}x{image.height} pixels: its centre would not stand for it. Crop it to at most"
+            f" {LONGEST}:1."
+        )
     if preprocess.resize is not None or image.size == wanted:
         return preprocess(image), ""
     width, height = image.size

@@ -11,7 +11,7 @@ import torch
 
 from reslab.data.archives import CIFAR_LAYOUT, read_cifar, read_mnist
 from reslab.data.folder import read_folder
-from reslab.data.parquet import parquet_files, read_parquet
+from reslab.data.parquet import first_line, parquet_files, read_parquet
 from reslab.data.splits import ArraySplit, Split, stratified_split
 from reslab.data.transforms import AugmentKind
 from reslab.errors import RequestError, unknown
@@ -153,7 +153,7 @@ def hub(request: Request) -> Source:
                 snapshot_download(owner_and_name, repo_type="dataset", revision=revision, allow_patterns=["*.parquet"])
             )
         except Exception as error:  # the hub's client raises a dozen kinds of its own and of its transport
-            raise RequestError(f"Can't fetch {request.name}: {str(error).splitlines()[0]}") from None
+            raise RequestError(f"Can't fetch {request.name}: {first_line(error)}") from None
         if parquet_files(found):
             return replace(folder_source(replace(request, name=str(found))), name=request.name)
     raise RequestError(f"{request.name} has no parquet files on the hub.")
@@ -182,6 +182,11 @@ def folder_source(request: Request) -> Source:
     return Source(str(root), str(root.resolve()), classes, dict(splits), augment=kind)  # type: ignore[arg-type]
 
 
+def as_asked(split: Split, channels: int | None) -> Split:
+    """With the channels that were asked for; encoded images are converted when they are decoded."""
+    return split.with_channels(channels) if isinstance(split, ArraySplit) and channels else split
+
+
 def find_source(
     name: str, *, data_dir: Path | None = None, channels: int | None = None, download: bool = False
 ) -> Source:
@@ -199,7 +204,8 @@ def find_source(
     root = data_dir or Path(os.environ.get("RESLAB_DATA") or "data")
     request = Request(name, root, channels, download)
     if name in SOURCES:
-        return SOURCES[name](request)
+        source = SOURCES[name](request)
+        return replace(source, splits={key: as_asked(split, channels) for key, split in source.splits.items()})
     if name.startswith("hf:"):
         return hub(request)
     if Path(name).is_dir():

@@ -41,6 +41,16 @@ class ArraySplit:
         """The images at ``indices``, in their order."""
         return ArraySplit(self.images[indices], self.labels[indices])
 
+    def with_channels(self, channels: int) -> ArraySplit:
+        """Grey images as RGB or RGB images as grey, as Pillow converts them."""
+        if channels == self.images.shape[1]:
+            return self
+        if channels == 3:
+            return ArraySplit(self.images.expand(-1, 3, -1, -1).contiguous(), self.labels)
+        weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32).view(-1, 1, 1)  # ITU-R 601-2, in 1/65536
+        grey = ((self.images * weights).sum(1, keepdim=True) + 32768) >> 16  # (N, 3, H, W) -> (N, 1, H, W)
+        return ArraySplit(grey.to(torch.uint8), self.labels)
+
     def fingerprint(self) -> str:
         """SHA-256 over all pixels and labels."""
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
@@ -87,11 +97,16 @@ class EncodedSplit:
             return list(pool.map(lambda index: function(self.open(index)), chosen))
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, sizes in bytes and labels; not over the pixels, which would take a pass over the data."""
+        """SHA-256 over labels and, of files, names and sizes, wherever their folder lies; of bytes, their content.
+
+        Not over the files' pixels, which would take a pass over the data.
+        """
         digest = hashlib.sha256()
-        for name, item, label in zip(self.names, self.items, self.labels.tolist(), strict=True):
-            size = item.stat().st_size if isinstance(item, Path) else len(item)
-            digest.update(f"{name}\0{size}\0{label}\n".encode())
+        for item, label in zip(self.items, self.labels.tolist(), strict=True):
+            if isinstance(item, Path):
+                digest.update(f"{item.name}\0{item.stat().st_size}\0{label}\n".encode())
+            else:
+                digest.update(hashlib.sha256(item).digest() + f"\0{label}\n".encode())
         return digest.hexdigest()
 
 
@@ -130,6 +145,11 @@ def stratified_split(labels: Tensor, val_split: float, *, seed: int, classes: Se
 
     chosen = []
     for index, (count, size) in enumerate(zip(counts.tolist(), sizes.tolist(), strict=True)):
+        if count < 2:
+            raise RequestError(
+                f"Class {classes[index]!r} has {count} training images; a validation split needs at least 2 of every"
+                " class. Add some, remove the class, or go without validation: val_split 0."
+            )
         if not 0 < size < count:
             raise RequestError(
                 f"val_split {val_split:g} takes {size} of the {count} images of class {classes[index]!r}; every class"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -51,7 +52,7 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, Any]:
         """For run.json and weights.json."""
-        return asdict(self)
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
     def fit(self, image: Image.Image) -> Image.Image:
         """Resizes the shorter side and crops the centre, if a resize was recorded."""
@@ -137,13 +138,18 @@ def training_transform(preprocess: Preprocess, kind: AugmentKind) -> Any:
     if kind == "resized_crop_flip":
         size = (preprocess.height, preprocess.width)
         crop = v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
-        return lambda image: preprocess.normalise(to_tensor(crop(image)))
+        return partial(_crop_and_normalise, crop=crop, preprocess=preprocess)
+    return partial(_normalise_and_augment, kind=kind, preprocess=preprocess)
 
-    def transform(image: Image.Image) -> Tensor:
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        return augment_batch(preprocess(image).unsqueeze(0), kind, generator=generator).squeeze(0)
 
-    return transform
+# Functions of the module, so that workers can be sent them where processes are spawned and not forked.
+def _crop_and_normalise(image: Image.Image, *, crop: Any, preprocess: Preprocess) -> Tensor:
+    return preprocess.normalise(to_tensor(crop(image)))
+
+
+def _normalise_and_augment(image: Image.Image, *, kind: AugmentKind, preprocess: Preprocess) -> Tensor:
+    generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    return augment_batch(preprocess(image).unsqueeze(0), kind, generator=generator).squeeze(0)
 
 
 def check_augmentation(kind: AugmentKind, *, in_memory: bool) -> None:

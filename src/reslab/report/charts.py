@@ -41,10 +41,11 @@ INK, QUIET, ALARM = "#222222", "#595959", "#B00020"
 PANEL_HEIGHT = 270
 RAIL = 30
 """Height in pixels of a rail: the strip for readings that a logarithmic axis has no place for."""
+LEGEND_WIDTH = 860
 MAX_POINTS = 1000
 FEW = 28
-"""Up to so many epochs or blocks, the dot of each reading is large."""
-FLOW_TITLE = "\u2190 input" + "\u00a0" * 8 + "block, in order of execution" + "\u00a0" * 8 + "loss \u2192"
+"""Up to so many epochs or blocks, the dot of each reading is large; beyond, large ones would hide the dashes."""
+FLOW_TITLE = "\u2190 input" + "\u00a0" * 4 + "block, in order of execution" + "\u00a0" * 4 + "loss \u2192"
 POWERS = (
     "datum.value == 0 || (datum.value >= 0.001 && datum.value < 1e5)"
     " ? format(datum.value, ',~g') : format(datum.value, '.0e')"
@@ -175,8 +176,8 @@ def _error_rows(face: Portrait) -> list[Row]:
 def _axis_end(rows: list[Row]) -> float:
     """Where the error axis ends: the first epochs may lie above it if they would flatten everything after them."""
     highest: float = max(row["error"] for row in rows)
-    halfway = max(row["epoch"] for row in rows) / 2
-    settled: float = max((row["error"] for row in rows if row["epoch"] > halfway), default=highest)
+    beginning = max(row["epoch"] for row in rows) / 5
+    settled: float = max((row["error"] for row in rows if row["epoch"] > beginning), default=highest)
     end = 1.15 * settled if highest > 2 * settled else highest
     return min(100.0, 5.0 * math.ceil(max(end, 1) / 5))
 
@@ -193,7 +194,7 @@ def _error_panel(rows: list[Row], ink: Ink, *, title: str, end: float) -> Panel:
         tooltip=["run:N", "line:N", "epoch:Q", alt.Tooltip("error:Q", title="error (%)", format=".2f")],
     )
     lines = base.mark_line(clip=True).encode(strokeDash=ink.dash, strokeWidth=ink.width)
-    dots = base.mark_circle(clip=True, size=24 if max(epochs) <= FEW else 8)
+    dots = base.mark_circle(clip=True, size=24).encode(opacity=ink.fade if len(set(epochs)) <= FEW else alt.value(0))
     return alt.layer(lines, dots, data=alt.InlineData(values=rows)).properties(
         title=title, width=420, height=PANEL_HEIGHT
     )
@@ -297,7 +298,7 @@ def _flow_panel(rows: list[Row], ink: Ink, *, title: str, frame: Frame) -> Panel
         tooltip=["run:N", "line:N", "step:Q", "block:N", "index:Q", alt.Tooltip("grad_norm:Q", format=".3~e")],
     )
     lines = base.mark_line().encode(strokeDash=ink.dash, strokeWidth=ink.width)
-    dots = base.transform_filter("isValid(datum.grad_norm)").mark_circle(size=22 if max(places) < FEW else 8)
+    dots = base.transform_filter("isValid(datum.grad_norm)").mark_circle(size=22 if len(set(places)) <= FEW else 6)
     rails = []
     if frame.zeros:
         zeros = [row for row in rows if row["grad_norm"] == 0]
@@ -316,8 +317,6 @@ def _for_log_axis(row: Row) -> Row:
 
 
 def _gradient_axis(frame: Frame) -> alt.Y:
-    stride = max(1, math.ceil((frame.high - frame.low) / 7))
-    ticks = [10.0**exponent for exponent in range(frame.low, frame.high + 1, stride)]
     scale = alt.Scale(
         type="log",
         domain=[10.0**frame.low, 10.0**frame.high],
@@ -325,7 +324,7 @@ def _gradient_axis(frame: Frame) -> alt.Y:
         rangeMax=RAIL if frame.others else 0,
         nice=False,
     )
-    axis = alt.Axis(values=ticks, labelExpr=POWERS)
+    axis = alt.Axis(values=_log_ticks(10.0**frame.low, 10.0**frame.high), labelExpr=POWERS)
     return alt.Y("grad_norm:Q", title="gradient norm at the block", scale=scale, axis=axis)
 
 
@@ -389,11 +388,16 @@ def _step_panel(steps: list[StepRecord], key: str, *, title: str) -> Panel:
     finite = [(step, value) for step, value in values if math.isfinite(value)]
     logarithmic = key != "lr" and bool(finite) and all(value > 0 for _, value in finite)
     rows = [{"step": step, "value": float(f"{value:.6g}")} for step, value in thin_out(finite)]
-    scale = alt.Scale(type="log") if logarithmic else alt.Scale(type="linear", zero=True)
+    if logarithmic:
+        low, high = 0.9 * min(value for _, value in finite), 1.1 * max(value for _, value in finite)
+        scale = alt.Scale(type="log", domain=[low, high], nice=False)
+        axis = alt.Axis(values=_log_ticks(low, high), labelExpr=POWERS)
+    else:
+        scale, axis = alt.Scale(type="linear", zero=True), alt.Axis(tickCount=4, labelExpr=POWERS)
     line = alt.Chart(alt.InlineData(values=rows)).mark_line(strokeWidth=1.2, color=OKABE_ITO[0])
     drawn = line.encode(
         x=alt.X("step:Q", title="step" if key == "lr" else None, scale=_whole_numbers(numbers), axis=_ticks(numbers)),
-        y=alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=4, labelExpr=POWERS)),
+        y=alt.Y("value:Q", title=title, scale=scale, axis=axis),
         tooltip=["step:Q", alt.Tooltip("value:Q", title=title, format=".4~g")],
     )
     bad = [{"step": step, "reading": str(value)} for step, value in values if not math.isfinite(value)][:MAX_POINTS]
@@ -429,12 +433,22 @@ def _whole_numbers(values: Sequence[int]) -> alt.Scale:
     return alt.Scale(domain=[low - air, high + air], nice=False, zero=False)
 
 
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten, some left out if there are many; on a short axis also their doubles and fives."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    short = math.log10(high / low) < 2
+    steps = (1, 2, 5) if short else (1,)
+    stride = 1 if short else math.ceil(len(exponents) / 9)
+    ticks = [float(f"{step}e{exponent}") for exponent in exponents[::stride] for step in steps]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
 def _ticks(values: Sequence[int]) -> alt.Axis:
     """At whole numbers only."""
     low, high = min(values), max(values)
     if high - low < 6:
         return alt.Axis(values=list(range(low, high + 1)), format="d", grid=False)
-    return alt.Axis(tickMinStep=1, tickCount=8, format=",d", grid=False)
+    return alt.Axis(tickMinStep=1, tickCount=6, format=",d", grid=False)
 
 
 @dataclass(frozen=True)
@@ -447,6 +461,7 @@ class Ink:
         width: the dashed one is thinner.
         fade: all but the run that was picked in the legend.
         picked: the click on the legend.
+        columns: how many names the legend has in a row.
     """
 
     colour: alt.Color
@@ -454,6 +469,7 @@ class Ink:
     width: Any
     fade: Any
     picked: alt.Parameter
+    columns: int
 
 
 def _ink(faces: Sequence[Portrait], dashes: tuple[str, str]) -> Ink:
@@ -470,21 +486,22 @@ def _ink(faces: Sequence[Portrait], dashes: tuple[str, str]) -> Ink:
         "line:N",
         title=None,
         scale=alt.Scale(domain=list(dashes), range=[SOLID, DASHED]),
-        legend=alt.Legend(orient="bottom", symbolType="stroke", symbolSize=500),
+        legend=alt.Legend(orient="top", symbolType="stroke", symbolSize=500),
     )
     width = alt.when(alt.datum.line == dashes[0]).then(alt.value(2.4)).otherwise(alt.value(1.4))
     fade = alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.1))
-    return Ink(colour, dash, width, fade, picked)
+    columns = max(1, LEGEND_WIDTH // (8 * max(map(len, legend)) + 45))  # 8 pixels a letter, 45 for the symbol
+    return Ink(colour, dash, width, fade, picked, columns)
 
 
 def _side_by_side(panels: list[Panel], ink: Ink, *, columns: int) -> alt.TopLevelMixin:
     """Panels in rows under one legend."""
     first, *others = panels
     row = alt.concat(first.add_params(ink.picked), *others, columns=min(columns, len(panels)), spacing=24)
-    return _dress(row.resolve_scale(color="shared", strokeDash="shared"))
+    return _dress(row.resolve_scale(color="shared", strokeDash="shared"), legend_columns=ink.columns)
 
 
-def _dress(chart: alt.ConcatChart | alt.VConcatChart) -> alt.TopLevelMixin:
+def _dress(chart: alt.ConcatChart | alt.VConcatChart, *, legend_columns: int = 1) -> alt.TopLevelMixin:
     """Fonts and inks; dark on white, also on a dark page, where charts lie on a light card."""
     dressed: alt.TopLevelMixin = chart.configure(
         background="#FFFFFF",
@@ -507,6 +524,7 @@ def _dress(chart: alt.ConcatChart | alt.VConcatChart) -> alt.TopLevelMixin:
             titleFontSize=12,
             titleFontWeight="normal",
             labelLimit=300,
+            columns=legend_columns,
         ),
         title=alt.TitleConfig(color=INK, fontSize=14, anchor="start", offset=16),
         view=alt.ViewConfig(stroke=None),

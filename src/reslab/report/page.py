@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -39,7 +40,10 @@ from reslab.report.charts import (
 DASH = "\N{EN DASH}"
 TABLE_ROWS = 120
 """So many rows of a long table stand on the page; the run's folder has them all."""
-FEW_RUNS = 4
+FEW_GROUPS = 4
+"""So many runs, or sets of seeds, a caption tells about."""
+FEW_COLUMNS = 6
+"""Beyond so many runs, what differs between them is listed, not tabulated."""
 LABELS = {
     "num_train": "training images",
     "num_val": "validation images",
@@ -138,7 +142,7 @@ def write_page(runs: Sequence[RunFolder], path: Path, *, title: str, lead: str =
         names=[run.name for run in runs],
         sections=_sections(records),
         deviations=_deviations(runs, records),
-        specs=_script_json({figure.key: figure.spec for figure in figures if figure.spec}),
+        specs=_script_json({figure.key: _packed(figure.spec) for figure in figures if figure.spec}),
         vega=_vega(),
     )
     write_atomic(path, html)
@@ -156,6 +160,15 @@ def _vega() -> str:
     """Vega, Vega-Lite and vega-embed as one script, which sets ``vegaEmbed``; it comes with vl-convert."""
     code: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGALITE_VERSION)
     return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _packed(spec: dict[str, Any]) -> dict[str, Any]:
+    """The same spec at half the size: each data set has the names of its columns once; the page's script unpacks it."""
+    packed = {}
+    for name, rows in spec["datasets"].items():
+        columns = list(rows[0]) if rows else []
+        packed[name] = {"columns": columns, "rows": [[row[column] for column in columns] for row in rows]}
+    return {**spec, "datasets": packed}
 
 
 def _script_json(value: Any) -> str:
@@ -187,15 +200,15 @@ def result_rows(runs: Iterable[RunFolder]) -> list[dict[str, Any]]:
 
 
 def _results_table(runs: Sequence[RunFolder]) -> Table:
-    header = ["run", "network", "parameters", "training, clean", "validation", "test"]
-    header += ["epoch", "training, clean", "validation", "test", "duration", "status"]
+    header = ["run", "training, clean", "validation", "test", "of epoch", "training, clean", "validation", "test"]
+    header += ["network", "parameters", "duration", "status"]
     errors = ("train_error", "val_error", "test_error")
     rows = [
-        [row["run"], in_words(row["model"]), in_words(row["num_parameters"])]
+        [row["run"]]
         + [_percent(row[key]) for key in errors]
         + [in_words(row["best_epoch"])]
         + [_percent(row[f"best_{key}"]) for key in errors]
-        + [_duration(row["duration_s"]), row["status"]]
+        + [in_words(row["model"]), in_words(row["num_parameters"]), _duration(row["duration_s"]), row["status"]]
         for row in result_rows(runs)
     ]
     return Table("", header, rows)
@@ -370,8 +383,12 @@ def _flow_table(name: str, first: list[BlockGradientRecord], last: list[BlockGra
 
 
 def _flow_caption(runs: Sequence[RunFolder], probes: dict[RunFolder, list[BlockGradientRecord]]) -> str:
-    shown = [face.run for face in _deepest(portraits(runs)) if face.run in probes][:FEW_RUNS]
-    sentences = [_stem_against_head(run.name, *first_and_last(probes[run])) for run in shown]
+    groups: dict[str, list[RunFolder]] = {}  # seeds of one network are told together
+    for face in _deepest(portraits(runs)):
+        if face.run in probes:
+            groups.setdefault(face.label, []).append(face.run)
+    shown = list(groups.items())[:FEW_GROUPS]
+    sentences = [_stem_against_head(label, [first_and_last(probes[run]) for run in group]) for label, group in shown]
     sentences += [_count_odd(probes, word, test) for word, test in ODD.items()]
     return " ".join(filter(None, sentences))
 
@@ -390,21 +407,28 @@ def _deepest(faces: list[Portrait]) -> list[Portrait]:
     return [face for face in faces if face.twin and face.twin.depth == depth]
 
 
-def _stem_against_head(name: str, first: list[BlockGradientRecord], last: list[BlockGradientRecord]) -> str:
-    text = f"{name}: in the first reading (step {first[0].step:,}) the gradient next to the stem is {_times(first)}"
-    if last[0].step == first[0].step:
-        return f"{text}."
-    return f"{text}; in the last (step {last[0].step:,}) {_times(last)}."
+def _stem_against_head(label: str, readings: list[tuple[list[BlockGradientRecord], list[BlockGradientRecord]]]) -> str:
+    """The gradient next to the stem against the one next to the head, first and last, of one run or several seeds."""
+    firsts, lasts = [first for first, _ in readings], [last for _, last in readings]
+    seeds = f" ({len(readings)} runs)" if len(readings) > 1 else ""
+    text = f"{label}{seeds}: in the first reading (step {firsts[0][0].step:,}) the gradient next to the stem is"
+    if lasts[0][0].step == firsts[0][0].step:
+        return f"{text} {_times(firsts)}."
+    return f"{text} {_times(firsts)}; in the last (step {lasts[0][0].step:,}) {_times(lasts)}."
 
 
-def _times(records: list[BlockGradientRecord]) -> str:
-    stem, head = records[0].grad_norm, records[-1].grad_norm
-    for word, holds in ODD.items():
-        if holds(stem):
-            return word
-    if head == 0 or not math.isfinite(head):
-        return f"{stem:.3g}, that next to the head {'exactly 0' if head == 0 else 'not finite'}"
-    return f"{_ratio(stem / head)} \N{MULTIPLICATION SIGN} that next to the head"
+def _times(readings: list[list[BlockGradientRecord]]) -> str:
+    pairs = [(records[0].grad_norm, records[-1].grad_norm) for records in readings]
+    ratios = sorted(stem / head for stem, head in pairs if 0 < stem < math.inf and 0 < head < math.inf)
+    if ratios:
+        span = dict.fromkeys(map(_ratio, (ratios[0], ratios[-1])))  # one if both ends read the same
+        return f"{' to '.join(span)} \N{MULTIPLICATION SIGN} that next to the head"
+    stem, head = pairs[0]
+    return f"{_norm(stem)}, that next to the head {_norm(head)}"
+
+
+def _norm(value: float) -> str:
+    return next((word for word, holds in ODD.items() if holds(value)), f"{value:.3g}")
 
 
 def _ratio(value: float) -> str:
@@ -465,13 +489,26 @@ def _steps_caption(steps: list[StepRecord]) -> str:
 
 def _sections(records: list[RunRecord]) -> list[tuple[str, list[Fact]]]:
     parts: dict[str, list[dict[str, Any]]] = {
-        "Protocol": [{**record.protocol, "seed": str(record.seed), "started": record.started} for record in records],
+        "Protocol": [{**record.protocol, "seed": str(record.seed)} for record in records],
         "Data": [record.data for record in records],
         "Network": [record.model for record in records],
-        "Machine": [record.machine for record in records],
+        "Machine": [{**record.machine, "started": _moment(record.started)} for record in records],
         "Versions": [record.versions for record in records],
     }
     return [(heading, _facts(values)) for heading, values in parts.items()]
+
+
+def _moment(started: str) -> str:
+    """To the minute; whatever isn't ISO 8601 as it is.
+
+    Example:
+        >>> _moment("2026-01-05T10:00:31+00:00")
+        '2026-01-05 10:00 UTC'
+    """
+    try:
+        return datetime.fromisoformat(started).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except ValueError:
+        return started
 
 
 def _facts(values: list[dict[str, Any]]) -> list[Fact]:
@@ -479,7 +516,10 @@ def _facts(values: list[dict[str, Any]]) -> list[Fact]:
     facts = []
     for key in keys:
         words = [in_words(value.get(key)) for value in values]
-        facts.append(Fact(_label(key), words[:1] if len(set(words)) == 1 else words))
+        different = list(dict.fromkeys(words))
+        if len(different) > 1 and len(words) > FEW_COLUMNS:
+            different = [in_words(different)]
+        facts.append(Fact(_label(key), different if len(different) == 1 else words))
     return facts
 
 

@@ -145,6 +145,8 @@ def predict_run(
     Returns:
         Predictions in order, and a sentence for each image that was refused; the others are classified all the same.
     """
+    if top < 1:
+        raise RequestError(f"--top counts classes from 1, got {top}.")
     trained = open_run(folder, weights=weights, device=builders.build_device(device))
     target = next(trained.model.parameters()).device
     predictions, refused = [], []

@@ -30,7 +30,7 @@ def run_grid(configs: dict[str, RunConfig], out: Path, *, workers: int | None = 
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers or os.cpu_count() or 1, len(configs)), mp_context=context) as pool:
         futures = {pool.submit(train_one, config, out / name): name for name, config in configs.items()}
-        pending: set[Future[bool]] = set(futures)
+        pending: set[Future[str]] = set(futures)
         try:
             while pending:
                 _, pending = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
@@ -38,14 +38,16 @@ def run_grid(configs: dict[str, RunConfig], out: Path, *, workers: int | None = 
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)  # those that run end by the same Ctrl-C, with a checkpoint
             raise
-    failures = [f"{name}: {future.exception()}" for future, name in futures.items() if future.exception()]
-    failures += [f"{name}: interrupted" for f, name in futures.items() if not f.exception() and f.result()]
-    if failures:
+    if failures := [f"{name}: {reason}" for future, name in futures.items() if (reason := future.result())]:
         raise WorkFailed(f"{len(failures)} of {len(configs)} runs failed. {'; '.join(failures)}")
 
 
-def train_one(config: RunConfig, out: Path) -> bool:
-    """One run in its own process; whether it was interrupted."""
+def train_one(config: RunConfig, out: Path) -> str:
+    """One run in its own process; empty if it went well, or else the reason: not every exception can be pickled."""
     from reslab.run.train import train
 
-    return train(config, out, overwrite=RunFolder(out).holds_run()).interrupted
+    try:
+        outcome = train(config, out, overwrite=RunFolder(out).holds_run())
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "interrupted" if outcome.interrupted else ""

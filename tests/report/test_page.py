@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reslab.errors import RequestError
+from reslab.records import Errors
+from reslab.report.page import result_rows, write_page
+
+CHROMIUM = Path("/usr/bin/chromium")
+LINES = "#curves svg g.mark-line path"
+FADED = f"{LINES}[opacity='0.1']"
+
+
+def unpack(columns: list[str], rows: list[list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+class Reading(HTMLParser):
+    """What a browser would load, what a reader would read, and the charts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.words: list[str] = []
+        self.tags: list[str] = []
+        self.specs: dict[str, Any] = {}
+        self.inside: tuple[str, str | None] = ("", None)
+        self.feed(html)
+        self.text = re.sub(r"\s+", " ", " ".join(self.words).replace("\u00a0", " "))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.inside = (tag, dict(attrs).get("id"))
+        self.tags.append(tag)
+        self.loaded += [value for key, value in attrs if key in ("src", "href", "srcset", "data", "action") and value]
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ("", None)
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == ("script", "specs"):
+            self.specs = json.loads(data)
+            for spec in self.specs.values():
+                spec["datasets"] = {name: unpack(**packed) for name, packed in spec["datasets"].items()}
+        elif self.inside[0] not in ("script", "style"):
+            self.words.append(data)
+
+
+def read(path: Path) -> Reading:
+    return Reading(path.read_text(encoding="utf-8"))
+
+
+def test_page_of_six_twins(twins, tmp_path):
+    path = write_page(twins, tmp_path / "page.html", title="Does depth help?", lead="Only with shortcuts.")
+    page = read(path)
+    assert path.stat().st_size < 2_000_000
+    assert page.loaded == []
+    assert set(page.specs) == {"curves", "flow"}
+    for expected in ("Does depth help?", "Only with shortcuts.", "9.67 %", "9.51 %", "0.51 %", "269,722", "1 min 23 s"):
+        assert expected in page.text
+    for expected in (
+        "lowest validation error",
+        "validation split of 20 %",
+        "sha256:0f3a9c",
+        "x86-64",
+        "2.11.0",
+        "1,078",
+    ):
+        assert expected in page.text
+
+
+def test_captions_are_computed(twins, tmp_path):
+    page = read(write_page(twins, tmp_path / "page.html", title="t"))
+    first = next(run for run in twins if run.name == "plain110").read_probes()[:54]
+    growth = first[0].grad_norm / first[-1].grad_norm
+    assert growth > 1e4
+    assert (
+        f"next to the stem is {float(f'{growth:.3g}'):,.0f} \N{MULTIPLICATION SIGN} that next to the head" in page.text
+    )
+    assert re.search(
+        r"Plain networks: from 20 to 110 layers the validation error rises from 10\.\d+ % to 36", page.text
+    )
+    assert re.search(r"Residual networks: from 20 to 110 layers the validation error falls from 9", page.text)
+
+
+def test_page_of_one_run_has_its_steps(make_run, tmp_path):
+    page = read(write_page([make_run("resnet20")], tmp_path / "page.html", title="resnet20"))
+    assert set(page.specs) == {"curves", "flow", "steps"}
+    assert "The loss goes from" in page.text
+
+
+def test_names_are_words_not_tags(make_run, tmp_path):
+    evil = "</script><script>alert(1)</script>"
+    run = make_run("run", model="net & <i>", deviations=[evil], data={"name": evil})
+    run.root.rename(run.root.with_name("a<b>c"))
+    moved = type(run)(run.root.with_name("a<b>c"))
+    path = write_page([moved], tmp_path / "page.html", title="<b>x", lead="1 < 2 & 3")
+    page = read(path)
+    assert "<b>x" in page.text
+    assert "1 < 2 & 3" in page.text
+    assert evil in page.text
+    assert page.tags.count("script") == 3
+    assert "b" not in page.tags
+    assert "i" not in page.tags
+    assert any(row.get("run") == "a<b>c" for rows in page.specs["curves"]["datasets"].values() for row in rows)
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
+def test_a_run_that_is_not_done_says_so_first(make_run, tmp_path, status):
+    failure = {"reason": "loss is NaN", "step": 1211} if status == "failed" else None
+    run = make_run("resnet20", status=status, failure=failure, last=None, best=None, epochs=3)
+    path = write_page([run], tmp_path / "page.html", title="t")
+    page = read(path)
+    assert f'class="notice {status}"' in path.read_text(encoding="utf-8")
+    assert "3 epochs finished" in page.text
+    assert page.text.index(status.capitalize()) < page.text.index("Results")
+    if failure:
+        assert "loss is NaN" in page.text
+        assert "1,211" in page.text
+
+
+def test_a_run_that_is_done_has_no_notice(make_run, tmp_path):
+    assert 'class="notice' not in write_page([make_run("r")], tmp_path / "p.html", title="t").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_a_run_with_nothing_but_run_json(make_run, tmp_path):
+    run = make_run("resnet20", status="running", last=None, best=None, model="resnet20")
+    for path in (run.steps, run.epochs, run.probes):
+        path.unlink()
+    page = read(write_page([run], tmp_path / "page.html", title="t"))
+    assert page.specs == {}
+    for reason in ("No epoch was finished", "No gradient was recorded", "No step was taken"):
+        assert reason in page.text
+
+
+def test_empty_dicts_in_run_json(make_run, tmp_path):
+    run = make_run("r", data={}, protocol={}, machine={}, versions={}, deviations=[])
+    record = run.read_run()
+    record.model = {}
+    run.run.write_text(record.to_json(), encoding="utf-8")
+    page = read(write_page([run], tmp_path / "page.html", title="t"))
+    assert "None recorded." in page.text
+    assert "Not recorded." in page.text
+
+
+def test_no_validation_split(make_run, tmp_path):
+    run = make_run("resnet20", val=False, best=None, last=Errors(29, 0.1, 0.02, test_loss=0.2, test_error=0.0712))
+    page = read(write_page([run], tmp_path / "page.html", title="t"))
+    assert "there is no validation split" in page.text
+    assert "7.12 %" in page.text
+
+
+def test_zero_and_non_finite_gradients_are_counted(make_run, tmp_path):
+    norms = ([math.inf, 0.5, 0.1], [0.0, 0.0, 0.1])
+    run = make_run("net", model="my-net", norms=norms)
+    page = read(write_page([run, make_run("resnet20")], tmp_path / "page.html", title="t"))
+    assert "Readings that are exactly 0: net 2." in page.text
+    assert "Readings that are not finite: net 1." in page.text
+
+
+def test_runs_that_differ_get_a_column_each(make_run, tmp_path):
+    runs = [
+        make_run("one", model="resnet20", seed=11),
+        make_run("two", model="resnet20", seed=12, deviations=["other"]),
+    ]
+    page = read(write_page(runs, tmp_path / "page.html", title="t"))
+    assert re.search(r"seed\s+11\s+12", page.text)
+    assert re.search(r"two\s+other", page.text)
+
+
+def test_seeds_are_told_together(make_run, tmp_path):
+    runs = [make_run(f"{name}-s{seed}", model=name, seed=seed) for name in ("plain20", "resnet20") for seed in range(4)]
+    page = read(write_page(runs, tmp_path / "page.html", title="t"))
+    assert "plain20 (4 runs): in the first reading" in page.text
+    assert "resnet20 (4 runs): in the first reading" in page.text
+    assert "means of up to 4 runs" in page.text
+    assert re.search(r"seed\s+0, 1, 2, 3", page.text)
+
+
+def test_long_runs_stay_small(make_run, tmp_path):
+    losses = [1 + 1 / (1 + step) for step in range(20_000)]
+    path = write_page([make_run("resnet20", epochs=400, losses=losses)], tmp_path / "page.html", title="t")
+    assert path.stat().st_size < 2_000_000
+    assert "120 of 20,000 rows" in read(path).text
+
+
+def test_result_rows(make_run):
+    done, running = make_run("resnet20"), make_run("plain20", status="running", last=None, best=None)
+    rows = result_rows([done, running])
+    assert rows[0] == {
+        "run": "resnet20",
+        "model": "resnet20",
+        "num_parameters": 269_722,
+        "train_error": 0.0051,
+        "val_error": 0.0912,
+        "test_error": 0.0967,
+        "best_train_error": 0.0072,
+        "best_val_error": 0.0883,
+        "best_test_error": 0.0951,
+        "best_epoch": 25,
+        "duration_s": 83.4,
+        "status": "done",
+    }
+    assert rows[1].keys() == rows[0].keys()
+    assert rows[1]["test_error"] is None
+
+
+def test_no_run_is_a_request_error(tmp_path):
+    with pytest.raises(RequestError, match="at least one run"):
+        write_page([], tmp_path / "page.html", title="t")
+
+
+def test_the_room_never_sees_torch():
+    code = "import sys, reslab.report.page; sys.exit(any(name in sys.modules for name in ('torch', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_opens_offline(twins, tmp_path, width, scheme):
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = write_page(twins, tmp_path / "page.html", title="Does depth help?", lead="Only with shortcuts.")
+    requests: list[str] = []
+    complaints: list[str] = []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+        page = context.new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(path.as_uri())
+        page.wait_for_selector("body[data-drawn]")
+        for key, num_panels in (("curves", 2), ("flow", 3)):
+            assert page.locator(f"#{key} svg g.mark-line.role-mark").count() >= num_panels
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator(LINES).count() == 12
+        assert page.locator(FADED).count() == 0
+        page.locator("#curves svg .role-legend-label text", has_text="plain20").click(force=True)
+        page.locator(FADED).first.wait_for(state="attached")
+        kept = page.locator(LINES).count() - page.locator(FADED).count()
+        browser.close()
+    assert kept == 2  # training and validation of plain20
+    assert complaints == []
+    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []

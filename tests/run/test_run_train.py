@@ -1,0 +1,212 @@
+"""A run's folder: what it holds, and that what it holds is true."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from reslab.config import DataConfig, ModelConfig, OptimConfig, RunConfig, ScheduleConfig, TrainConfig, load_config
+from reslab.errors import RequestError
+from reslab.records import RunFolder, decode
+from reslab.run.describe import deviations
+from reslab.run.train import train
+from reslab.run.use import evaluate_run
+from reslab.train.failure import NonFiniteError
+
+
+def config(**changes):
+    base = {
+        "model": ModelConfig(name="resnet8"),
+        "data": DataConfig(name="digits", batch_size=128, workers=0),
+        "optim": OptimConfig(lr=0.05),
+        "schedule": ScheduleConfig(kind="cosine"),
+        "train": TrainConfig(epochs=2, device="cpu", threads=1),
+    }
+    return RunConfig(**(base | changes))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    return train(config(), tmp_path_factory.mktemp("runs") / "r8")
+
+
+def test_the_folder_holds_what_the_design_says(done):
+    names = {path.name for path in done.folder.root.iterdir()}
+    assert names >= {
+        "config.toml", "run.json", "steps.jsonl", "epochs.jsonl", "probes.jsonl", "checkpoints",
+        "weights.safetensors", "weights.json", "report.html",
+    }  # fmt: skip
+
+
+def test_the_saved_config_is_the_resolved_one(done):
+    assert load_config(done.folder.config) == config()
+    assert tomllib.loads(done.folder.config.read_text())["model"]["name"] == "resnet8"
+
+
+def test_run_json_reads_back_equal(done):
+    assert done.folder.read_run() == done.record
+
+
+def test_records_are_complete(done):
+    assert [r.step for r in done.folder.read_steps()] == list(range(20))
+    assert [r.epoch for r in done.folder.read_epochs()] == [0, 1]
+    probed = {r.step for r in done.folder.read_probes()}
+    assert {0, 19} <= probed
+
+
+@pytest.mark.parametrize(("weights", "which"), [("", "best"), ("last", "last")])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_evaluate_finds_the_errors_that_run_json_holds(done, weights, which, split):
+    found = evaluate_run(done.folder, split=split, weights=weights)
+    errors = getattr(done.record, which)
+    assert found["error"] == getattr(errors, f"{split}_error")
+    assert found["loss"] == pytest.approx(getattr(errors, f"{split}_loss"), rel=1e-6)
+    assert found["same_data"]
+
+
+def test_weights_carry_their_card(done):
+    card = decode(done.folder.weights_card.read_text())
+    weights = safetensors.torch.load_file(done.folder.weights)
+    assert card["classes"] == [str(i) for i in range(10)]
+    assert set(card["preprocess"]) == {"height", "width", "channels", "mean", "std", "resize"}
+    assert {"conv1.weight", "layer1.0.conv2.weight", "fc.bias"} <= set(weights)
+
+
+def test_an_occupied_folder_is_left_as_it_is(done):
+    before = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in done.folder.root.rglob("*") if p.is_file()}
+    with pytest.raises(RequestError, match="--resume"):
+        train(config(), done.folder.root)
+    with pytest.raises(RequestError, match=r"train\.epochs was 2, now 3"):
+        train(config(train=TrainConfig(epochs=3, device="cpu", threads=1)), done.folder.root, resume=True)
+    with pytest.raises(RequestError, match="6n"):  # --overwrite with a request that can't be carried out
+        train(config(model=ModelConfig(name="resnet9")), done.folder.root, overwrite=True)
+    after = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in done.folder.root.rglob("*") if p.is_file()}
+    assert before == after
+
+
+def test_resuming_a_finished_run_changes_nothing(done):
+    assert train(config(), done.folder.root, resume=True).record == done.record
+
+
+def test_overwrite_replaces_the_run(tmp_path):
+    short = config(train=TrainConfig(steps=2, device="cpu", threads=1))
+    train(short, tmp_path / "r")
+    (tmp_path / "r" / "notes.txt").write_text("mine")
+    train(short, tmp_path / "r", overwrite=True)
+    assert len(RunFolder(tmp_path / "r").read_steps()) == 2
+    assert (tmp_path / "r" / "notes.txt").read_text() == "mine"
+
+
+def test_without_validation_the_last_weights_are_the_ones(tmp_path):
+    data = DataConfig(name="digits", batch_size=128, workers=0, val_split=0)
+    outcome = train(config(data=data, train=TrainConfig(steps=2, device="cpu", threads=1)), tmp_path / "r")
+    assert outcome.record.best is None
+    assert outcome.record.last.val_error is None
+    assert decode(outcome.folder.weights_card.read_text())["selected"] == "last"
+    assert outcome.record.protocol["validation"] == "none"
+
+
+def test_divergence_leaves_the_batch_and_the_place(tmp_path):
+    with pytest.raises(NonFiniteError):
+        train(config(optim=OptimConfig(lr=1e30)), tmp_path / "r")
+    folder = RunFolder(tmp_path / "r")
+    record = folder.read_run()
+    saved = safetensors.torch.load_file(folder.failure / "batch.safetensors")
+    assert (record.status, record.failure["what"]) == ("failed", "loss")
+    assert record.failure["module"]
+    assert saved["images"].shape == (128, 1, 8, 8)
+    assert saved["labels"].shape == (128,)
+    assert len(folder.read_steps()) == record.failure["step"]
+
+
+def test_a_builder_of_ones_own_is_trained(tmp_path, monkeypatch):
+    (tmp_path / "mynets.py").write_text(
+        "from torch import nn\n"
+        "def linear(num_classes, in_channels):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_channels, num_classes))\n"
+        "def wrong(num_classes, in_channels):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_channels, num_classes + 1))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    short = TrainConfig(steps=2, device="cpu", threads=1)
+    assert train(config(model=ModelConfig(name="mynets:linear"), train=short), tmp_path / "r").record.status == "done"
+    with pytest.raises(RequestError, match="expected \\(2, 10\\)"):
+        train(config(model=ModelConfig(name="mynets:wrong"), train=short), tmp_path / "r2")
+    with pytest.raises(RequestError, match="Can't import"):
+        train(config(model=ModelConfig(name="mynets:absent"), train=short), tmp_path / "r3")
+    assert not (tmp_path / "r2").exists()
+
+
+def test_twins_see_the_same_batches_and_start_from_the_same_values(tmp_path):
+    short = TrainConfig(steps=1, device="cpu", threads=1)
+    folders = [
+        train(config(model=ModelConfig(name=name), train=short, optim=OptimConfig(lr=1e-30)), tmp_path / name).folder
+        for name in ("resnet8", "plain8")
+    ]
+    first, second = (safetensors.torch.load_file(folder.last_weights) for folder in folders)
+    learned = [name for name in first if "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(first[name], second[name]) for name in learned)
+
+
+def test_deviations_from_the_paper_are_listed():
+    assert "not an experiment of the paper" in deviations(config())[0]
+    paper = config(
+        model=ModelConfig(name="resnet20"),
+        data=DataConfig(name="cifar10"),
+        optim=OptimConfig(),
+        schedule=ScheduleConfig(kind="multistep"),
+        train=TrainConfig(steps=64_000),
+    )
+    assert len(deviations(paper)) == 1
+    changed = deviations(paper.model_copy(update={"optim": OptimConfig(lr=0.2, nesterov=True)}))
+    assert "optim.lr is 0.2, paper 0.1" in changed
+    assert "optim.nesterov is True, paper False" in changed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+def test_a_stopped_run_resumes_to_the_same_weights(tmp_path, sent):
+    command = [
+        sys.executable, "-m", "reslab", "train", "--model", "resnet8", "--data", "digits", "--epochs", "12",
+        "--threads", "1", "--device", "cpu", "--workers", "0",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True, env=environment)
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "cut")], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    for line in process.stderr:  # once two epochs are done, somewhere in the third
+        if line.startswith("epoch   2"):
+            break
+    process.send_signal(sent)
+    process.communicate()
+    assert process.returncode == (130 if sent == signal.SIGINT else -signal.SIGKILL)
+    assert not (tmp_path / "cut" / "weights.safetensors").exists()
+    subprocess.run(
+        [*command, "--out", str(tmp_path / "cut"), "--resume"], check=True, capture_output=True, env=environment
+    )
+    whole, cut = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "cut")
+    assert whole.last_weights.read_bytes() == cut.last_weights.read_bytes()
+    assert [r.loss for r in whole.read_steps()] == [r.loss for r in cut.read_steps()]
+
+
+def test_a_module_with_several_inputs_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.linear(x)
+
+    monkeypatch.setattr("reslab.config.build_model", lambda *a, **k: Two())
+    with pytest.raises(RequestError, match="can't take images of 1x8x8"):
+        train(config(), tmp_path / "r")
+    assert not (tmp_path / "r").exists()

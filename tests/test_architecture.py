@@ -1,0 +1,46 @@
+"""The house: which room may import which, what is public, and what it costs to ask for help."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import reslab
+from reslab.config import FLAGS, leaves
+from reslab.models.catalog import create_model, list_models
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "reslab"
+
+
+def test_no_arrow_goes_upward():
+    lint_imports = Path(sys.executable).with_name("lint-imports")
+    if not lint_imports.exists():
+        pytest.skip("import-linter is not installed: pip install -e '.[dev]'")
+    result = subprocess.run([lint_imports, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+def test_public_names_are_these_and_no_others():
+    assert reslab.__all__ == ["__version__", "create_model", "list_models"]
+    assert dir(reslab) == reslab.__all__
+    assert reslab.create_model is create_model
+    assert reslab.list_models is list_models
+    with pytest.raises(AttributeError, match="it has"):
+        _ = reslab.diagnose_everything
+
+
+def test_there_is_no_utils():
+    assert not [path for path in SOURCE.rglob("*.py") if "util" in path.stem or "helper" in path.stem]
+
+
+def test_every_flag_has_its_place_in_the_config():
+    assert set(FLAGS.values()) <= {path for path, _, _ in leaves()}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["nonsense"]])
+def test_asking_for_help_does_not_import_torch(arguments):
+    code = f"import sys; from reslab.cli.main import main\ntry: main({arguments})\nexcept SystemExit: pass\n"
+    code += "assert 'torch' not in sys.modules and 'altair' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

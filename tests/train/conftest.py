@@ -1,0 +1,28 @@
+import pytest
+import torch
+
+from reslab.data.loader import MemoryLoader
+from reslab.data.splits import ArraySplit
+from reslab.data.transforms import Preprocess, channel_statistics
+from reslab.tasks.classify import Classify
+
+
+def make_loader(*, num=48, batch_size=16, training=True, augment="crop_flip", seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(num) % 3
+    noise = torch.randint(0, 120, (num, 1, 8, 8), generator=generator)
+    images = (noise + 60 * labels.view(-1, 1, 1, 1)).to(torch.uint8)  # brightness tells the class
+    preprocess = Preprocess(8, 8, 1, *channel_statistics(images))
+    return MemoryLoader(
+        ArraySplit(images, labels), preprocess, batch_size=batch_size, augment=augment, training=training, seed=seed
+    )
+
+
+@pytest.fixture
+def loaders():
+    return make_loader(), make_loader(training=False, augment="none", seed=4)
+
+
+@pytest.fixture
+def task():
+    return Classify(3)
