@@ -1,4 +1,4 @@
-"""What a run leaves behind: typed records, JSON lines, and the folder that holds them. Standard library only."""
+"""What a run leaves behind: typed records, JSON lines, and the folder that holds them. No library but Python's own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
+
+from reslab.errors import RequestError
 
 SCHEMA_VERSION = 1
 
@@ -221,7 +223,7 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     records for the same thing the later counts.
 
     Raises:
-        ValueError: if a line before the last is damaged; it names the file and the line.
+        RequestError: if a line before the last is damaged; it names the file and the line.
     """
     if not path.exists():
         return []
@@ -233,7 +235,7 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
             raw = decode(line)
             record = kind(**{key: value for key, value in raw.items() if key in known})
         except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(
+            raise RequestError(
                 f"{path}, line {number}, is damaged ({error}). Delete that line to read the rest."
             ) from None
         records[_identity(record)] = record
@@ -348,8 +350,13 @@ class RunFolder:
         return self.run.exists() or self.config.exists()
 
     def read_run(self) -> RunRecord:
-        """run.json."""
-        return RunRecord.from_json(self.run.read_text(encoding="utf-8"))
+        """run.json; a RequestError names it if it is damaged or absent."""
+        try:
+            return RunRecord.from_json(self.run.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RequestError(f"{self.root} is not a run: it has no run.json.") from None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RequestError(f"{self.run} is damaged: {error}") from None
 
     def read_steps(self) -> list[StepRecord]:
         """steps.jsonl."""

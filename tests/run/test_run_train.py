@@ -152,11 +152,12 @@ def test_twins_see_the_same_batches_and_start_from_the_same_values(tmp_path):
     ]
     first, second = (safetensors.torch.load_file(folder.last_weights) for folder in folders)
     learned = [name for name in first if "running" not in name and "num_batches" not in name]
-    assert all(torch.equal(first[name], second[name]) for name in learned)
+    for name in learned:  # one step at this rate moves nothing by more than 1e-20
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-20)
 
 
 def test_deviations_from_the_paper_are_listed():
-    assert "not an experiment of the paper" in deviations(config())[0]
+    assert deviations(config()) == []
     paper = config(
         model=ModelConfig(name="resnet20"),
         data=DataConfig(name="cifar10"),

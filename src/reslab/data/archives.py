@@ -104,14 +104,25 @@ def read_pickled(path: Path, *keys: str) -> dict[str, Any]:
     return value
 
 
+def read_batch(path: Path, label_key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, uint8 (N, 3072), and labels, int64 (N,), of one CIFAR batch."""
+    batch = read_pickled(path, "data", label_key)
+    try:
+        pixels, labels = np.asarray(batch["data"], dtype=np.uint8), np.asarray(batch[label_key], dtype=np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RequestError(f"{path} holds no array of pixels or labels: {error}. Download it again.") from None
+    if pixels.shape != (len(labels), 3 * 32 * 32) or labels.ndim != 1:
+        raise RequestError(f"{path} has pixels {pixels.shape} and labels {labels.shape}. Download it again.")
+    return pixels, labels
+
+
 def read_cifar(root: Path, name: str) -> tuple[list[str], dict[str, ArraySplit]]:
     """Class names and splits of ``cifar10`` or ``cifar100`` from the folder that holds torchvision's."""
     folder_name, batches, label_key, meta, names_key = CIFAR_LAYOUT[name]
     folder = root / folder_name
     splits = {}
     for split, files in batches.items():
-        parts = [read_pickled(folder / file, "data", label_key) for file in files]
-        images = np.concatenate([np.asarray(part["data"], dtype=np.uint8) for part in parts]).reshape(-1, 3, 32, 32)
-        labels = [label for part in parts for label in part[label_key]]
-        splits[split] = ArraySplit(torch.from_numpy(images), torch.tensor(labels, dtype=torch.int64))
+        parts = [read_batch(folder / file, label_key) for file in files]
+        images, labels = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
+        splits[split] = ArraySplit(images.view(-1, 3, 32, 32), labels)  # (N, 3072) -> (N, C, H, W)
     return list(read_pickled(folder / meta, names_key)[names_key]), splits

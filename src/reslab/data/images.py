@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import warnings
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -33,13 +32,11 @@ def open_image(source: Path | bytes, *, channels: int, name: str) -> Image.Image
             with no clear meaning as eight-bit colour (16 bit, float, transparency).
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:  # the filter above is not safe between threads
-                    raise Image.DecompressionBombError(f"it has {image.width}x{image.height} pixels")
-                image.load()  # decode here, so that a truncated file is noticed here
-                upright = ImageOps.exif_transpose(image)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:  # Pillow itself refuses twice as many, and warns of these
+                raise Image.DecompressionBombError(f"it has {image.width}x{image.height} pixels")
+            image.load()  # decode here, so that a truncated file is noticed here
+            upright = ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise RequestError(f"No such image: {name}.") from None
     except (*DECODE_ERRORS, Image.DecompressionBombWarning) as error:

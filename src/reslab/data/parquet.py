@@ -111,7 +111,8 @@ def class_names(table: pa.Table, label_column: str) -> list[str]:
     if values and all(isinstance(value, int) for value in values):
         return [str(number) for number in range(max(values) + 1)]
     raise RequestError(
-        f"The column {label_column!r} is of type {table.schema.field(label_column).type}; expected whole numbers or text."
+        f"The column {label_column!r} is of type {table.schema.field(label_column).type};"
+        " expected whole numbers or text."
     )
 
 

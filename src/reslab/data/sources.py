@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from reslab.data.folder import read_folder
 from reslab.data.parquet import first_line, parquet_files, read_parquet
 from reslab.data.splits import ArraySplit, Split, stratified_split
 from reslab.data.transforms import AugmentKind
-from reslab.errors import RequestError, unknown
+from reslab.errors import RequestError, WorkFailed, unknown
 
 DIGITS_TEST_SHARE, DIGITS_TEST_SEED = (
     0.2,
@@ -91,9 +92,7 @@ def idx_source(request: Request, folder: str, classes: list[str], *, augment: Au
     """A data set of idx files below ``folder``."""
     raw = request.root / folder / "raw"
     if not raw.is_dir() and request.download:
-        import torchvision
-
-        getattr(torchvision.datasets, folder)(str(request.root), download=True)
+        download(request, lambda datasets: getattr(datasets, folder)(str(request.root), download=True))
     if not raw.is_dir():
         raise absent(request, str(raw))
     return Source(request.name, str(raw), classes, dict(read_mnist(raw)), augment=augment)
@@ -104,7 +103,7 @@ def cifar(request: Request) -> Source:
     batches = CIFAR_LAYOUT[request.name][0]
     parquet = find_parquet_folder(request)
     if not (request.root / batches).is_dir() and parquet is None and request.download:
-        download_cifar(request)
+        download(request, lambda datasets: fetch_cifar(datasets, request))
     if (request.root / batches).is_dir():
         classes, arrays = read_cifar(request.root, request.name)
         return Source(request.name, str(request.root / batches), classes, dict(arrays), augment="crop_flip")
@@ -123,13 +122,24 @@ def find_parquet_folder(request: Request) -> Path | None:
     return None
 
 
-def download_cifar(request: Request) -> None:
+def fetch_cifar(datasets: Any, request: Request) -> None:
     """Fetches and unpacks torchvision's archive, checked by its MD5; the batches are read by us."""
-    import torchvision
-    from torchvision.datasets.utils import download_and_extract_archive
+    kind = datasets.CIFAR10 if request.name == "cifar10" else datasets.CIFAR100
+    datasets.utils.download_and_extract_archive(kind.url, str(request.root), filename=kind.filename, md5=kind.tgz_md5)
 
-    kind = torchvision.datasets.CIFAR10 if request.name == "cifar10" else torchvision.datasets.CIFAR100
-    download_and_extract_archive(kind.url, str(request.root), filename=kind.filename, md5=kind.tgz_md5)
+
+def download(request: Request, fetch: Callable[[Any], object]) -> None:
+    """Calls ``fetch`` with ``torchvision.datasets``; a failure is one sentence.
+
+    Raises:
+        WorkFailed: if the network or the server failed, or what came is damaged.
+    """
+    import torchvision
+
+    try:
+        fetch(torchvision.datasets)
+    except (RuntimeError, OSError) as error:  # torchvision's for a wrong hash, urllib's for the network
+        raise WorkFailed(f"Can't download {request.name} to {request.root}: {first_line(error)}") from None
 
 
 def absent(request: Request, expected: str) -> RequestError:
@@ -182,6 +192,17 @@ def folder_source(request: Request) -> Source:
     return Source(str(root), str(root.resolve()), classes, dict(splits), augment=kind)  # type: ignore[arg-type]
 
 
+def check_labels(source: Source) -> None:
+    """Refuses a label that is no class's number: a damaged or mixed-up file."""
+    for name, split in source.splits.items():
+        lowest, highest = (int(value) for value in torch.aminmax(split.labels))
+        if lowest < 0 or highest >= len(source.classes):
+            raise RequestError(
+                f"{source.path} has labels from {lowest} to {highest} in the {name} split; expected 0 to"
+                f" {len(source.classes) - 1}. Download it again."
+            )
+
+
 def as_asked(split: Split, channels: int | None) -> Split:
     """With the channels that were asked for; encoded images are converted when they are decoded."""
     return split.with_channels(channels) if isinstance(split, ArraySplit) and channels else split
@@ -205,6 +226,7 @@ def find_source(
     request = Request(name, root, channels, download)
     if name in SOURCES:
         source = SOURCES[name](request)
+        check_labels(source)
         return replace(source, splits={key: as_asked(split, channels) for key, split in source.splits.items()})
     if name.startswith("hf:"):
         return hub(request)

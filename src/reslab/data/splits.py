@@ -91,10 +91,16 @@ class EncodedSplit:
     def map(
         self, function: Callable[[Image.Image], np.ndarray], indices: Iterable[int] | None = None
     ) -> list[np.ndarray]:
-        """``function`` of every decoded image, or of those at ``indices``, by a few threads."""
-        chosen = range(len(self)) if indices is None else indices
-        with ThreadPoolExecutor(4) as pool:  # decoding leaves the interpreter lock
-            return list(pool.map(lambda index: function(self.open(index)), chosen))
+        """``function`` of every decoded image, or of those at ``indices``, by two threads.
+
+        Decoding leaves the interpreter lock, handing over does not: images go out in chunks.
+        """
+        chosen = list(range(len(self)) if indices is None else indices)
+        size = min(256, max(1, len(chosen) // 8))
+        chunks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+        with ThreadPoolExecutor(2) as pool:
+            done = pool.map(lambda chunk: [function(self.open(index)) for index in chunk], chunks)
+            return [array for arrays in done for array in arrays]
 
     def fingerprint(self) -> str:
         """SHA-256 over labels and, of files, names and sizes, wherever their folder lies; of bytes, their content.
@@ -103,10 +109,11 @@ class EncodedSplit:
         """
         digest = hashlib.sha256()
         for item, label in zip(self.items, self.labels.tolist(), strict=True):
-            if isinstance(item, Path):
-                digest.update(f"{item.name}\0{item.stat().st_size}\0{label}\n".encode())
-            else:
+            if isinstance(item, bytes):
                 digest.update(hashlib.sha256(item).digest() + f"\0{label}\n".encode())
+            else:
+                assert isinstance(item, Path)
+                digest.update(f"{item.name}\0{item.stat().st_size}\0{label}\n".encode())
         return digest.hexdigest()
 
 

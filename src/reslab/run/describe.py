@@ -47,6 +47,7 @@ def start_record(config: RunConfig, data: Data, model: nn.Module, device: torch.
 def protocol_of(config: RunConfig, data: Data) -> dict[str, Any]:
     """How the numbers of the run come about, in words."""
     return {
+        "reproduces": "He et al. 2015, sec. 4.2" if is_of_the_paper(config) else "no experiment of the paper",
         "validation": validation_of(config, data),
         "best": "none: no validation split" if data.val is None else "lowest validation error, ties by loss",
         "test": "none: no test split" if data.test is None else "read once, after training, for last and best weights",
@@ -91,11 +92,16 @@ PAPER = {
 }
 
 
-def deviations(config: RunConfig) -> list[str]:
-    """Where a run of a CIFAR network on CIFAR-10 leaves the paper; what else is no reproduction is said to be none."""
+def is_of_the_paper(config: RunConfig) -> bool:
+    """Whether this network was trained on this data in the paper: the CIFAR networks and their twins on CIFAR-10."""
     names = {f"{kind}{depth}" for depth in CIFAR_DEPTHS for kind in ("resnet", "plain")}
-    if config.model.name not in names or config.data.name != "cifar10":
-        return [f"{config.model.name} on {config.data.name} is not an experiment of the paper: nothing to compare with"]
+    return config.model.name in names and config.data.name == "cifar10"
+
+
+def deviations(config: RunConfig) -> list[str]:
+    """Where a run of a network and data of the paper leaves it; empty for all others, which reproduce nothing."""
+    if not is_of_the_paper(config):
+        return []
     found = []
     for path, paper in PAPER.items():
         section, key = path.split(".")

@@ -1,0 +1,161 @@
+"""Loaders: an order that follows from seed, epoch and position alone, and the same tensors on every path."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+from reslab.data.loader import DecodingDataset, MemoryLoader, StreamLoader, derive_seed, make_loader
+from reslab.data.prepare import fit_for_prediction, prepare
+from reslab.data.sources import find_source
+from reslab.data.splits import ArraySplit, EncodedSplit
+from reslab.data.transforms import Preprocess
+from reslab.errors import RequestError
+
+NUM_SAMPLES = 23
+PREPROCESS = Preprocess(8, 8, 3, mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def array_split() -> ArraySplit:
+    images = torch.randint(256, (NUM_SAMPLES, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return ArraySplit(images, torch.arange(NUM_SAMPLES))
+
+
+@pytest.fixture
+def encoded_split(make_folder) -> EncodedSplit:
+    paths = sorted(make_folder({"a": NUM_SAMPLES}).rglob("*.png"))
+    return EncodedSplit(paths, [str(path) for path in paths], torch.arange(NUM_SAMPLES), 3)
+
+
+@pytest.fixture(params=["memory", "stream"])
+def make(request, encoded_split):
+    """``make(**options)`` -> a loader over 23 images whose labels are their numbers."""
+    if request.param == "memory":
+        return lambda **options: MemoryLoader(array_split(), PREPROCESS, **{"batch_size": 5, **options})
+    return lambda **options: StreamLoader(encoded_split, PREPROCESS, **{"batch_size": 5, "workers": 0, **options})
+
+
+def same(first, second) -> bool:
+    first, second = list(first), list(second)
+    return len(first) == len(second) and all(
+        torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(first, second, strict=True)
+    )
+
+
+def labels_of(batches) -> list[int]:
+    return torch.cat([labels for _, labels in batches]).tolist()
+
+
+@pytest.mark.parametrize("augment", ["none", "crop_flip"])
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_a_later_start_gives_the_tail(make, start, augment):
+    loader = make(training=True, augment=augment, seed=7)
+    assert same(list(loader.batches(2))[start:], loader.batches(2, start=start))
+
+
+def test_a_second_pass_and_a_second_loader_give_the_same_batches(make):
+    first, second = (make(training=True, augment="crop_flip", seed=3) for _ in range(2))
+    assert same(first.batches(1), first.batches(1))
+    assert same(first.batches(1), second.batches(1))
+
+
+def test_epochs_and_seeds_differ_in_order_and_in_augmentation(make):
+    loader, other = make(training=True, augment="crop_flip"), make(training=True, augment="crop_flip", seed=1)
+    orders = [labels_of(loader.batches(0)), labels_of(loader.batches(1)), labels_of(other.batches(0))]
+    assert len({tuple(order) for order in orders}) == 3
+    by_label = [
+        {int(n): image for images, labels in loader.batches(epoch) for image, n in zip(images, labels, strict=True)}
+        for epoch in (0, 1)
+    ]
+    common = by_label[0].keys() & by_label[1].keys()
+    assert any(not torch.equal(by_label[0][n], by_label[1][n]) for n in common)
+
+
+def test_training_drops_the_short_last_batch_and_repeats_nothing(make):
+    loader = make(training=True)
+    batches = list(loader.batches(0))
+    assert (len(loader), len(batches)) == (4, 4)
+    assert {len(labels) for _, labels in batches} == {5}
+    assert len(set(labels_of(batches))) == 20
+
+
+def test_over_epochs_training_leaves_no_image_out(make):
+    loader = make(training=True)
+    assert {label for epoch in range(8) for label in labels_of(loader.batches(epoch))} == set(range(NUM_SAMPLES))
+
+
+def test_evaluation_has_every_image_once_in_order(make):
+    loader = make()
+    assert len(loader) == 5
+    assert labels_of(loader.batches()) == list(range(NUM_SAMPLES))
+
+
+def test_one_short_batch_is_kept_in_training(make):
+    loader = make(training=True, batch_size=100)
+    assert [len(labels) for _, labels in loader.batches()] == [NUM_SAMPLES]
+
+
+def test_types_and_shapes(make):
+    images, labels = next(iter(make().batches()))
+    assert (images.shape, images.dtype, labels.dtype) == ((5, 3, 8, 8), torch.float32, torch.int64)
+
+
+def test_torchs_global_generator_is_not_touched(make):
+    loader, before = make(training=True, augment="crop_flip"), torch.get_rng_state()
+    list(loader.batches(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("augment", ["none", "crop_flip", "resized_crop_flip"])
+def test_workers_change_nothing(encoded_split, augment):
+    options = {"batch_size": 5, "augment": augment, "training": True, "seed": 4}
+    here, there = (StreamLoader(encoded_split, PREPROCESS, workers=workers, **options) for workers in (0, 2))
+    before = torch.get_rng_state()
+    for epoch, start in ((0, 0), (1, 0), (1, 2)):  # the workers stay alive between epochs
+        assert same(here.batches(epoch, start=start), there.batches(epoch, start=start))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_dataset_can_be_sent_to_a_spawned_worker(encoded_split):
+    dataset = DecodingDataset(encoded_split, PREPROCESS, augment="resized_crop_flip", seed=0)
+    sent = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(sent[0, 3][0], dataset[0, 3][0])
+
+
+def test_a_broken_image_is_named_by_a_worker(encoded_split):
+    encoded_split.items[4].write_bytes(b"broken")
+    loader = StreamLoader(encoded_split, PREPROCESS, batch_size=NUM_SAMPLES, workers=1)
+    with pytest.raises(RequestError, match=encoded_split.items[4].name):
+        list(loader.batches())
+
+
+def test_resized_crop_is_refused_in_memory():
+    with pytest.raises(RequestError, match="for photographs"):
+        MemoryLoader(array_split(), PREPROCESS, batch_size=5, augment="resized_crop_flip")
+
+
+def test_make_loader_takes_what_suits_the_split(encoded_split):
+    assert isinstance(make_loader(array_split(), PREPROCESS, batch_size=5), MemoryLoader)
+    assert isinstance(make_loader(encoded_split, PREPROCESS, batch_size=5), StreamLoader)
+
+
+def test_derived_seeds_differ_and_fit_torch():
+    seeds = {derive_seed(*parts) for parts in ((0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0), (2**62, 5))}
+    assert len(seeds) == 7
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    ("side", "image_size"), [(8, None), (8, 12), (80, None), (80, 70)], ids=["as is", "resized", "photo", "photo 70"]
+)
+def test_predict_sees_the_tensor_that_the_loader_serves(make_folder, side, image_size):
+    data = prepare(find_source(str(make_folder({"a": 4, "b": 4}, side=side))), val_split=0, image_size=image_size)
+    paths = sorted(make_folder({"a": 4, "b": 4}, side=side, root="again").rglob("*.png"))
+    served = torch.cat([images for images, _ in data.loader(data.train, batch_size=3).batches()])
+    assert isinstance(data.train, ArraySplit) == (side == 8)
+    for path, tensor in zip(paths, served, strict=True):
+        predicted, note = fit_for_prediction(path, data.preprocess, name=str(path))
+        assert torch.equal(predicted, tensor)
+        assert note == ""
