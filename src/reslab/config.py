@@ -285,9 +285,11 @@ def import_builder(spec: str) -> Callable[..., nn.Module]:
     return builder  # type: ignore[no-any-return]
 
 
-def build_data(config: DataConfig, *, seed: int, preprocess: Preprocess | None = None) -> Data:
-    """The data, split and decoded."""
-    from reslab.data.prepare import prepare
+def build_data(
+    config: DataConfig, *, seed: int, preprocess: Preprocess | None = None, classes: list[str] | None = None
+) -> Data:
+    """The data, split and decoded; with ``classes``, refused before that if it has others."""
+    from reslab.data.prepare import check_classes, prepare
     from reslab.data.sources import find_source
 
     source = find_source(
@@ -296,6 +298,8 @@ def build_data(config: DataConfig, *, seed: int, preprocess: Preprocess | None =
         channels=config.channels or None,
         download=config.download,
     )
+    if classes is not None:
+        check_classes(classes, source.classes, where=source.name)
     return prepare(
         source,
         val_split=config.val_split,

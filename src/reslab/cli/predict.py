@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from reslab.cli.output import console, parse, print_json, table
+from reslab.errors import RequestError
 from reslab.records import RunFolder
 
 
@@ -34,6 +35,8 @@ class PredictFlags:
 def run(arguments: list[str]) -> int:
     """Parses, predicts, prints. Returns the exit code: 2 if an image was refused, though the others were classified."""
     flags = parse(PredictFlags, arguments, command="predict")
+    if not flags.images:
+        raise RequestError("Name at least one image or folder: reslab predict RUN PHOTO_OR_FOLDER...")
 
     from reslab.run.use import predict_run
 

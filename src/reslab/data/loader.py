@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from reslab.data.splits import ArraySplit, EncodedSplit, Split
 from reslab.data.transforms import AugmentKind, Preprocess, augment_batch, check_augmentation, training_transform
+from reslab.errors import RequestError
 
 Batch = tuple[Tensor, Tensor]
 
@@ -171,7 +172,10 @@ class StreamLoader:
     def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch."""
         self.sampler.epoch, self.sampler.start = epoch, start
-        yield from self.loader
+        try:
+            yield from self.loader
+        except RequestError as error:  # a worker's comes wrapped in its traceback
+            raise RequestError(str(error).rpartition(f"{RequestError.__name__}: ")[2].strip()) from None
 
 
 def make_loader(

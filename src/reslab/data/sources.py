@@ -230,8 +230,10 @@ def find_source(
         return replace(source, splits={key: as_asked(split, channels) for key, split in source.splits.items()})
     if name.startswith("hf:"):
         return hub(request)
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():  # an empty name would be the working folder
         return folder_source(request)
+    if Path(name).is_file():
+        raise RequestError(f"The data {name} is a file. Name the folder of photographs or parquet files.")
     if os.sep in name or name.startswith("."):
         raise RequestError(f"No such data folder: {name}. It exists neither as a folder nor as a known data set.")
     raise unknown("dataset", name, SOURCES, hint="A folder's path and hf:owner/name work too.")

@@ -13,7 +13,7 @@ from torch import nn
 from reslab import config as builders
 from reslab.config import RunConfig, load_config
 from reslab.data.images import EXTENSIONS
-from reslab.data.prepare import check_classes, fit_for_prediction
+from reslab.data.prepare import fit_for_prediction
 from reslab.data.transforms import Preprocess
 from reslab.errors import RequestError
 from reslab.models.weights import load_own_weights
@@ -95,8 +95,9 @@ def evaluate_run(
     )
     if trained.preprocess.resize is not None:
         data_config = data_config.model_copy(update={"image_size": trained.preprocess.height})
-    found = builders.build_data(data_config, seed=config.train.seed, preprocess=trained.preprocess)
-    check_classes(trained.classes, found.source.classes, where=found.source.name)
+    found = builders.build_data(
+        data_config, seed=config.train.seed, preprocess=trained.preprocess, classes=trained.classes
+    )
     splits = {"train": found.train, "val": found.val, "test": found.test}
     name = split or ("test" if found.test is not None else "val")
     if name not in splits:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reslab.config import DataConfig, ModelConfig, OptimConfig, RunConfig, ScheduleConfig, TrainConfig
 from reslab.records import RunFolder, as_percent
+from reslab.report.charts import gradient_flow, learning_curves, save_png
 from reslab.report.page import write_page
 from reslab.studies.grid import run_grid
 
@@ -131,6 +132,8 @@ def conclude(rows: Sequence[Row]) -> str:
 
 
 def write_demo_page(configs: dict[str, RunConfig], out: Path, rows: Sequence[Row]) -> Path:
-    """The six runs on one page, under the sentence concluded from them."""
+    """The runs on one page, under the sentence concluded from them, and its two pictures beside it as PNG."""
     folders = [RunFolder(out / name) for name in ordered(configs)]
+    save_png(learning_curves(folders), out / "learning-curves.png")
+    save_png(gradient_flow(folders), out / "gradient-flow.png")
     return write_page(folders, out / "index.html", title="Plain networks and their residual twins", lead=conclude(rows))

@@ -1,0 +1,157 @@
+"""Writes the generated tables of docs/*.md from the code. ``--check`` only says whether they are up to date.
+
+A table stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``; everything else on a page is written by hand.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from reslab.config import FLAGS, leaves
+from reslab.data.sources import SOURCES
+from reslab.models.catalog import MODELS
+from reslab.models.summary import describe_model
+from reslab.records import BlockGradientRecord, EpochRecord, Errors, RunRecord, StepRecord
+
+DOCS = Path(__file__).parent
+RECORDS = {
+    "run.json": RunRecord,
+    "errors": Errors,
+    "steps.jsonl": StepRecord,
+    "epochs.jsonl": EpochRecord,
+    "probes.jsonl": BlockGradientRecord,
+}
+MARKED = re.compile(r"(<!-- generated: (?P<name>.+?) -->\n).*?(<!-- end -->)", re.S)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> str:
+    """A Markdown table.
+
+    Args:
+        header: names of the columns.
+        rows: cells; a ``|`` in one is escaped.
+        right: columns that are aligned to the right.
+    """
+    rule = ["---:" if name in right else "---" for name in header]
+    escaped = ([cell.replace("|", r"\|") for cell in row] for row in rows)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *escaped))
+
+
+def catalog() -> str:
+    """Every network that goes by name."""
+    rows = [
+        (
+            f"`{row['name']}`",
+            f"{row['num_parameters']:,}",
+            str(row["depth"]),
+            row["blocks"],
+            f"`{row['shortcut']}`",
+            f"`{row['stem']}`",
+            str(row["num_classes"]),
+        )
+        for row in map(describe_model, MODELS)
+    ]
+    header = ("name", "parameters", "depth", "blocks", "shortcut", "stem", "classes")
+    return table(header, rows, right=("parameters", "depth", "classes"))
+
+
+def options() -> str:
+    """Every key of the config's tree."""
+    flags = {path: f"`--{flag.replace('_', '-')}`" for flag, path in FLAGS.items()}
+    rows = []
+    for path, section, key in leaves():
+        info = section.model_fields[key]
+        rows.append((f"`{path}`", flags.get(path, ""), f"`{json.dumps(info.default)}`", described(info)))
+    return table(("key", "flag", "default", "what it is"), rows)
+
+
+def described(info: Any) -> str:
+    """A key's description, and its choices where the type lists them and the text doesn't."""
+    choices = [str(choice) for choice in get_args(info.annotation)] if get_origin(info.annotation) is Literal else []
+    missing = any(choice not in info.description for choice in choices)
+    return info.description + (f" One of {', '.join(f'`{choice}`' for choice in choices)}." if missing else "")
+
+
+def sources() -> str:
+    """Every data set that goes by name."""
+    return table(("name", "what it is"), [(f"`{name}`", first_line(source)) for name, source in SOURCES.items()])
+
+
+def first_line(thing: object) -> str:
+    """Of its docstring, as Markdown."""
+    return as_markdown((inspect.getdoc(thing) or "").split("\n\n")[0])
+
+
+def as_markdown(text: str) -> str:
+    """On one line, double backquotes single."""
+    return " ".join(text.split()).replace("``", "`")
+
+
+def record(kind: type[Any]) -> str:
+    """Every field of a record, with what its docstring says; without an Args section, the docstring and the names."""
+    described_fields = arguments(inspect.getdoc(kind) or "")
+    head = f"`{kind.__name__}`: {first_line(kind)}\n\n"
+    if not described_fields:
+        return head + f"Fields: {', '.join(f'`{field.name}`' for field in fields(kind))}.\n"
+    rows = [(f"`{f.name}`", f"`{f.type}`", described_fields.get(f.name, "")) for f in fields(kind)]
+    return head + table(("field", "type", "what it is"), rows)
+
+
+def arguments(docstring: str) -> dict[str, str]:
+    """The Args section of a Google docstring.
+
+    Example:
+        >>> arguments("One line.\\n\\nArgs:\\n    step: counts\\n        from 0.\\n    lr: rate.\\n\\nMore.")
+        {'step': 'counts from 0.', 'lr': 'rate.'}
+    """
+    found: dict[str, str] = {}
+    name, inside = "", False
+    for line in docstring.splitlines():
+        if line == "Args:" or not line.startswith(" "):
+            inside = line == "Args:"
+        elif inside and (entry := re.match(r" {4}(\w+): (.*)", line)):
+            name, found[entry[1]] = entry[1], entry[2]
+        elif inside:
+            found[name] += f" {line}"
+    return {key: as_markdown(text) for key, text in found.items()}
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "catalog": catalog,
+    "config": options,
+    "sources": sources,
+    **{f"record {name}": lambda kind=kind: record(kind) for name, kind in RECORDS.items()},
+}
+
+
+def fill(text: str) -> str:
+    """A page with its tables made anew."""
+    return MARKED.sub(lambda found: f"{found[1]}{TABLES[found['name']]()}{found[3]}", text)
+
+
+def main() -> int:
+    """Writes the pages, or with ``--check`` names the stale ones. Returns the exit code."""
+    stale = []
+    for path in sorted(DOCS.glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        if (new := fill(text)) != text:
+            stale.append(path.name)
+            if "--check" not in sys.argv:
+                path.write_text(new, encoding="utf-8")
+    if "--check" not in sys.argv:
+        print(f"written: {', '.join(stale) or 'nothing, all tables are up to date'}")
+        return 0
+    for name in stale:
+        print(f"docs/{name} is not up to date: run `make docs`.")
+    return int(bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

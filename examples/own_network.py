@@ -1,0 +1,84 @@
+"""A network of your own in reslab's training, with everything that a run of a catalog network leaves behind.
+
+``build`` is all that reslab needs. By the command line, in the folder that holds this file:
+
+    reslab train --model own_network:build --data digits --epochs 5 --out runs/mine
+
+and from Python, as below:
+
+    python examples/own_network.py [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from reslab.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from reslab.records import EpochRecord, as_percent
+from reslab.run.recorder import Display
+from reslab.run.train import train
+
+
+class ScaledBlock(nn.Module):
+    """A block whose branch is multiplied by one learned number that starts at zero (SkipInit).
+
+    Reference:
+        De and Smith 2020, arXiv:2002.10444, Algorithm 1.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        conv = [nn.Conv2d(channels, channels, kernel_size=3, padding=1) for _ in range(2)]
+        self.branch = nn.Sequential(nn.ReLU(), conv[0], nn.ReLU(), conv[1])
+        self.scale = nn.Parameter(conv[0].weight.new_zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, C, H, W) -> (N, C, H, W)."""
+        return x + self.scale * self.branch(x)
+
+
+def build(num_classes: int, in_channels: int) -> nn.Module:
+    """What ``--model own_network:build`` calls: images (N, in_channels, H, W) -> logits (N, num_classes)."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 32, kernel_size=3, padding=1),
+        *(ScaledBlock(32) for _ in range(8)),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, num_classes),
+    )
+
+
+class PrintEpochs(Display):
+    """Shows a run while it goes on; ``reslab train`` has a bar instead."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        print(f"epoch {record.epoch + 1}: train loss {record.train_loss:.3f}, error {as_percent(record.val_error)}")
+
+    def note(self, text: str) -> None:
+        print(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="1 epoch instead of 15")
+    epochs = 1 if parser.parse_args().quick else 15
+    config = RunConfig(
+        model=ModelConfig(name="own_network:build"),  # by name, so that the run can be opened again
+        data=DataConfig(name="digits", batch_size=64),
+        train=TrainConfig(epochs=epochs, device="cpu"),
+    )
+    with tempfile.TemporaryDirectory() as folder:  # yours would be such as runs/mine
+        outcome = train(config, Path(folder) / "mine", display=PrintEpochs())
+        print("left behind:", ", ".join(sorted(path.name for path in outcome.folder.root.iterdir())))
+    record = outcome.record
+    print(f"{record.model['num_parameters']:,} parameters; test error of the best weights", end=" ")
+    print(as_percent(record.best.test_error))
+
+
+if __name__ == "__main__":
+    main()
