@@ -105,10 +105,10 @@ def record(kind: type[Any]) -> str:
 
 
 def arguments(docstring: str) -> dict[str, str]:
-    """The Args section of a Google docstring.
+    r"""The Args section of a Google docstring.
 
     Example:
-        >>> arguments("One line.\\n\\nArgs:\\n    step: counts\\n        from 0.\\n    lr: rate.\\n\\nMore.")
+        >>> arguments("One line.\n\nArgs:\n    step: counts\n        from 0.\n    lr: rate.\n\nMore.")
         {'step': 'counts from 0.', 'lr': 'rate.'}
     """
     found: dict[str, str] = {}

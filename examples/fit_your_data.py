@@ -1,6 +1,6 @@
 """``fit`` on tensors of your own: a loader of fifteen lines, a warm-up, a moving average, a recorder that prints.
 
-The data are made here: an 16x16 image of noise with a horizontal or a vertical bar somewhere in it.
+The data are made here: 16x16 images of noise with a horizontal or a vertical bar somewhere in it.
 
     python examples/fit_your_data.py [--quick]
 """
@@ -46,6 +46,7 @@ class PrintEpochs(Recorder):
     """A recorder gets every record; this one prints those of epochs and forgets the rest."""
 
     def epoch(self, record: EpochRecord) -> None:
+        """A line per epoch."""
         errors = f"training error {as_percent(record.train_error)}, validation error {as_percent(record.val_error)}"
         print(f"epoch {record.epoch + 1}: lr {record.lr:.4f}, train loss {record.train_loss:.3f}, {errors}")
 

@@ -1,5 +1,8 @@
 """The gradient that arrives at each block, read in a bare PyTorch loop: ours, and torchvision's ResNet-18 as it is.
 
+For each network, at its first and at its last step: the gradient's norm at the output of the block next to the stem and
+of the block next to the head, and how many times larger the first is.
+
 python examples/gradient_flow.py [--quick]
 """
 

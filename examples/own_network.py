@@ -37,7 +37,7 @@ class ScaledBlock(nn.Module):
         self.scale = nn.Parameter(conv[0].weight.new_zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, C, H, W) -> (N, C, H, W)."""
+        """Images or maps (N, C, H, W) -> (N, C, H, W)."""
         return x + self.scale * self.branch(x)
 
 
@@ -57,16 +57,18 @@ class PrintEpochs(Display):
     """Shows a run while it goes on; ``reslab train`` has a bar instead."""
 
     def epoch(self, record: EpochRecord) -> None:
+        """A line per epoch."""
         print(f"epoch {record.epoch + 1}: train loss {record.train_loss:.3f}, error {as_percent(record.val_error)}")
 
     def note(self, text: str) -> None:
+        """What the user should know."""
         print(text)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="1 epoch instead of 15")
-    epochs = 1 if parser.parse_args().quick else 15
+    parser.add_argument("--quick", action="store_true", help="2 epochs instead of 20")
+    epochs = 2 if parser.parse_args().quick else 20
     config = RunConfig(
         model=ModelConfig(name="own_network:build"),  # by name, so that the run can be opened again
         data=DataConfig(name="digits", batch_size=64),

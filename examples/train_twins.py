@@ -49,11 +49,9 @@ def error(model: nn.Module, loader: Loader) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="shallower and shorter; shows that it runs, not the effect"
-    )
+    parser.add_argument("--quick", action="store_true", help="shallower, shorter; shows that it runs, not the effect")
     quick = parser.parse_args().quick
-    depths, epochs = ((8, 14), 2) if quick else ((20, 56), 10)
+    depths, epochs = ((8, 14), 1) if quick else ((20, 56), 10)
 
     data = prepare(find_source("digits"), val_split=0)
     training = data.loader(data.train, batch_size=64, training=True)

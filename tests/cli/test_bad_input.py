@@ -205,6 +205,16 @@ def test_one_sentence_and_nothing_changes(reslab, workspace, monkeypatch, argume
     assert re.search(sentence, errors[0]), errors[0]
 
 
+@pytest.mark.xfail(reason="run/train.py: check_out lets a folder pass that holds files but no run", strict=True)
+@pytest.mark.parametrize("name", ["weights.safetensors", "report.html", "checkpoints/step-00000001.pt"])
+def test_files_of_somebody_else_in_out_are_not_lost(reslab, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"somebody else's")
+    answer = reslab(*TINY, "--out", tmp_path)
+    assert answer.code == 2
+    assert snapshot(tmp_path)[name] == b"somebody else's"
+
+
 @pytest.mark.parametrize(
     "name", ["unknown command", "unknown model", "truncated image", "--out holds a run", "weights of another depth"]
 )

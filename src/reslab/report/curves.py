@@ -10,7 +10,7 @@ import altair as alt
 from reslab.errors import RequestError
 from reslab.records import RunFolder
 from reslab.report.portraits import Family, Portrait, portraits
-from reslab.report.theme import FEW_DOTS, PANEL_HEIGHT, Ink, Panel, Row, ink_of, side_by_side, whole_numbers
+from reslab.report.theme import FEW_DOTS, PANEL_HEIGHT, Ink, Panel, Row, ink_of, side_by_side, count_axis
 
 TITLES: dict[Family, str] = {"plain": "Plain: no shortcuts", "residual": "Residual: with shortcuts"}
 VALIDATION, TRAINING = "validation", "training (as it ran)"
@@ -65,7 +65,7 @@ def _error_panel(rows: list[Row], ink: Ink, *, title: str, end: float) -> Panel:
     cut = f", above {end:g} not shown" if max(row["error"] for row in rows) > end else ""
     epochs = [row["epoch"] for row in rows]
     base = alt.Chart().encode(
-        x=alt.X("epoch:Q", title="epoch", **whole_numbers(epochs)),
+        x=count_axis("epoch:Q", epochs, title="epoch"),
         y=alt.Y("error:Q", title=f"error (%{cut})", scale=alt.Scale(domain=[0, end])),
         color=ink.colour,
         opacity=ink.fade,

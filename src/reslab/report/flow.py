@@ -23,7 +23,7 @@ from reslab.report.theme import (
     ink_of,
     log_ticks,
     side_by_side,
-    whole_numbers,
+    count_axis,
 )
 
 START, END = "first reading", "last reading"
@@ -112,7 +112,7 @@ def _flow_panel(rows: list[Row], ink: Ink, *, title: str, frame: Frame) -> Panel
     measured = [_for_log_axis(row) for row in rows]
     places = [row["index"] for row in rows]
     base = alt.Chart(alt.InlineData(values=measured)).encode(
-        x=alt.X("index:Q", title=AXIS_TITLE, **whole_numbers(places)),
+        x=count_axis("index:Q", places, title=AXIS_TITLE),
         y=_gradient_axis(frame),
         color=ink.colour,
         opacity=ink.fade,

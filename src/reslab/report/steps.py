@@ -9,7 +9,7 @@ import altair as alt
 from reslab.errors import RequestError
 from reslab.records import RunFolder, StepRecord
 from reslab.report.portraits import OKABE_ITO
-from reslab.report.theme import ALARM, FULL_WIDTH, POWERS, Panel, dress, log_ticks, whole_numbers
+from reslab.report.theme import ALARM, FULL_WIDTH, POWERS, Panel, dress, log_ticks, count_axis
 
 MAX_POINTS = 1000
 """More points than so many are thinned out."""
@@ -39,7 +39,7 @@ def _step_panel(steps: list[StepRecord], key: str, *, title: str) -> Panel:
     rows = [{"step": step, "value": float(f"{value:.6g}")} for step, value in thin_out(finite)]
     line = alt.Chart(alt.InlineData(values=rows)).mark_line(strokeWidth=1.2, color=OKABE_ITO[0])
     drawn = line.encode(
-        x=alt.X("step:Q", title="step" if bottom else None, **whole_numbers([step for step, _ in values])),
+        x=count_axis("step:Q", [step for step, _ in values], title="step" if bottom else None),
         y=_value_axis([value for _, value in finite], title=title, logarithmic=not bottom),
         tooltip=["step:Q", alt.Tooltip("value:Q", title=title, format=".4~g")],
     )

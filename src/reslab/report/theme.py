@@ -78,17 +78,18 @@ def ink_of(faces: Sequence[Portrait], *, solid: str, dashed: str) -> Ink:
     return Ink(colour, dash, width, fade, picked, columns)
 
 
-def whole_numbers(values: Sequence[int]) -> dict[str, Any]:
-    """Scale and axis of counted things: a little air at both ends, ticks at whole numbers only.
+def count_axis(field: str, values: Sequence[int], *, title: str | None) -> alt.X:
+    """For counted things: ticks at whole numbers only, a little air at both ends.
 
     Never empty, so that a single reading has an axis too.
     """
     low, high = min(values), max(values)
     air = 0.02 * (high - low) or 0.5
     scale = alt.Scale(domain=[low - air, high + air], nice=False, zero=False)
+    axis = alt.Axis(tickMinStep=1, tickCount=6, format=",d", grid=False)
     if high - low < 6:
-        return {"scale": scale, "axis": alt.Axis(values=list(range(low, high + 1)), format="d", grid=False)}
-    return {"scale": scale, "axis": alt.Axis(tickMinStep=1, tickCount=6, format=",d", grid=False)}
+        axis = alt.Axis(values=list(range(low, high + 1)), format="d", grid=False)
+    return alt.X(field, title=title, scale=scale, axis=axis)
 
 
 def log_ticks(low: float, high: float) -> alt.Axis:

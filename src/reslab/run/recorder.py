@@ -50,7 +50,8 @@ class RunRecorder(Recorder):
         state, reasons = load_newest_checkpoint(self.folder.checkpoints)
         for reason in reasons:
             self.display.note(reason)
-        self.display.note("no checkpoint yet: starts at step 0" if state is None else "")
+        if state is None:
+            self.display.note("no good checkpoint yet: starts at step 0")
         return state
 
     def step(self, record: StepRecord) -> None:

@@ -11,7 +11,8 @@ from torch import nn
 
 from reslab import config as builders
 from reslab.config import ModelConfig, RunConfig, load_config
-from reslab.data.prepare import Data
+from reslab.data.loader import Loader
+from reslab.data.prepare import Data, check_classes
 from reslab.data.transforms import Preprocess
 from reslab.errors import RequestError
 from reslab.models.resnet import ResNet
@@ -24,7 +25,8 @@ from reslab.run.measure import evaluate_split, evaluation_loader
 from reslab.run.recorder import Display, RunRecorder
 from reslab.tasks.classify import Classify
 from reslab.train.failure import NonFiniteError
-from reslab.train.fit import FitResult, Weights, fit
+from reslab.train.fit import FitOptions, FitResult, Weights, check_options, fit
+from reslab.train.schedule import Schedule
 from reslab.train.seeds import seed_everything
 
 
@@ -61,77 +63,27 @@ def train(
     """
     display, folder = display or Display(), RunFolder(out)
     resuming = check_out(folder, config, resume=resume, overwrite=overwrite)
-    if resuming and (previous := folder.read_run()).status == "done":
+    before = folder.read_run() if resuming else None
+    if before is not None and before.status == "done":
         display.note(f"{folder.root} is done already.")
-        return Outcome(folder, previous, interrupted=False)
+        return Outcome(folder, before, interrupted=False)
 
     # ---- everything is built before anything is written
-    settings = config.train
-    device = builders.build_device(settings.device)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    seed_everything(settings.seed, deterministic=settings.deterministic)
-    data = builders.build_data(config.data, seed=settings.seed)
-    for note in data.source.notes:
-        display.note(note)
-    seed_everything(settings.seed, deterministic=settings.deterministic)  # whatever the data drew, twins start equal
-    num_classes = len(data.source.classes)
-    model = builders.build_model(config.model, num_classes=num_classes, in_channels=data.preprocess.channels).to(device)
-    task = Classify(num_classes, label_smoothing=settings.label_smoothing)
-    loaders = (
-        data.loader(
-            data.train,
-            batch_size=config.data.batch_size,
-            training=True,
-            seed=settings.seed,
-            workers=config.data.workers,
-        ),
-        None if data.val is None else evaluation_loader(data, data.val, config),
-    )
-    total_steps = builders.total_steps(settings, steps_per_epoch=len(loaders[0]))
-    optimizer = builders.build_optimizer(config.optim, model)
-    schedule = builders.build_schedule(
-        config.schedule, lr=config.optim.lr, total_steps=total_steps, steps_per_epoch=len(loaders[0])
-    )
-    options = builders.build_options(config, total_steps=total_steps, device=device)
-    check_forward(model, data.preprocess, device, num_classes=num_classes)
+    parts = assemble(config, display)
+    record = start_record(config, parts.data, parts.model, parts.options.device)
+    if before is not None:
+        check_same_data(before, record, folder)
+        record.started, record.duration_s = before.started, before.duration_s
 
     # ---- from here on the folder is ours
     if not resuming:
         clear_folder(folder)
         folder.root.mkdir(parents=True, exist_ok=True)
         write_atomic(folder.config, config.to_toml())
-    record = start_record(config, data, model, device)
-    earlier_s = folder.read_run().duration_s if resuming and folder.run.exists() else 0.0
     write_atomic(folder.run, record.to_json())
-    recorder = RunRecorder(folder, display, resume=resuming)
-    first_step = max((step.step for step in folder.read_steps()), default=-1) + 1 if resuming else 0
-    display.start(folder.name, total_steps=total_steps, first_step=first_step)
-    started = time.perf_counter()
-    try:
-        result = fit(
-            model,
-            task,
-            loaders,
-            optimizer=optimizer,
-            schedule=schedule,
-            options=options,
-            recorder=recorder,
-            probes=make_probes(model, config, total_steps=total_steps, display=display),
-        )
-    except NonFiniteError as error:
-        save_failure(folder, record, error)
-        raise
-    except BaseException:
-        record.status = "failed"
-        record.failure = {"what": "the process was stopped by an error; resume goes on from the last checkpoint"}
-        write_atomic(folder.run, record.to_json())
-        raise
-    finally:
-        recorder.close()
-        display.stop()
-        record.duration_s = earlier_s + time.perf_counter() - started
-
+    started, earlier_s = time.perf_counter(), record.duration_s
+    result = fit_into(folder, record, parts, config, display, resuming=resuming)
+    record.duration_s = earlier_s + time.perf_counter() - started
     if result.status == "interrupted":
         record.status = "interrupted"
         write_atomic(folder.run, record.to_json())
@@ -139,13 +91,108 @@ def train(
 
     # ---- the one reading of the test set, of the last and of the best weights
     if result.status == "early":
-        record.protocol["length"] = f"stopped early after {result.steps} of {total_steps} steps"
-    finish_record(record, model, task, data, result, config=config)
+        record.protocol["length"] = f"stopped early after {result.steps} of {parts.options.steps} steps"
+    finish_record(record, parts, result, config=config)
     record.duration_s = earlier_s + time.perf_counter() - started
-    write_weights(folder, config.model, data, result)
+    write_weights(folder, config.model, parts.data, result)
     write_atomic(folder.run, record.to_json())
     write_page([folder], folder.report, title=folder.name, lead=lead_of(record))
     return Outcome(folder, record, interrupted=False)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a config becomes: the arguments of ``fit``, and the data they came from."""
+
+    data: Data
+    model: nn.Module
+    task: Classify
+    loaders: tuple[Loader, Loader | None]
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    options: FitOptions
+
+
+def assemble(config: RunConfig, display: Display) -> Parts:
+    """Builds everything that training needs, and refuses what doesn't fit together."""
+    settings = config.train
+    device = builders.build_device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    data = builders.build_data(config.data, seed=settings.seed)
+    for note in data.source.notes:
+        display.note(note)
+    num_classes = len(data.source.classes)
+    seed_everything(settings.seed, deterministic=settings.deterministic)
+    model = builders.build_model(config.model, num_classes=num_classes, in_channels=data.preprocess.channels).to(device)
+    check_forward(model, data.preprocess, device, num_classes=num_classes)
+    train_loader = data.loader(
+        data.train,
+        batch_size=config.data.batch_size,
+        training=True,
+        seed=settings.seed,
+        workers=config.data.workers,
+    )
+    val_loader = None if data.val is None else evaluation_loader(data, data.val, config)
+    steps_per_epoch = len(train_loader)
+    total_steps = builders.total_steps(settings, steps_per_epoch=steps_per_epoch)
+    options = builders.build_options(config, total_steps=total_steps, device=device)
+    check_options(options, has_validation=val_loader is not None, batch_size=train_loader.batch_size)
+    return Parts(
+        data=data,
+        model=model,
+        task=Classify(num_classes, label_smoothing=settings.label_smoothing),
+        loaders=(train_loader, val_loader),
+        optimizer=builders.build_optimizer(config.optim, model),
+        schedule=builders.build_schedule(
+            config.schedule, lr=config.optim.lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch
+        ),
+        options=options,
+    )
+
+
+def fit_into(
+    folder: RunFolder, record: RunRecord, parts: Parts, config: RunConfig, display: Display, *, resuming: bool
+) -> FitResult:
+    """Runs ``fit`` with the folder as its recorder; notes a failure in run.json before it goes on up."""
+    recorder = RunRecorder(folder, display, resume=resuming)
+    first_step = max((step.step for step in folder.read_steps()), default=-1) + 1 if resuming else 0
+    display.start(folder.name, total_steps=parts.options.steps, first_step=first_step)
+    try:
+        return fit(
+            parts.model,
+            parts.task,
+            parts.loaders,
+            optimizer=parts.optimizer,
+            schedule=parts.schedule,
+            options=parts.options,
+            recorder=recorder,
+            probes=make_probes(parts.model, config, total_steps=parts.options.steps, display=display),
+        )
+    except NonFiniteError as error:
+        save_failure(folder, record, error)
+        raise
+    except BaseException as error:
+        record.status = "failed"
+        record.failure = {
+            "what": f"{type(error).__name__}: {error}",
+            "sentence": "Resume goes on from the last checkpoint.",
+        }
+        write_atomic(folder.run, record.to_json())
+        raise
+    finally:
+        recorder.close()
+        display.stop()
+
+
+def check_same_data(before: RunRecord, now: RunRecord, folder: RunFolder) -> None:
+    """Refuses to go on with other data than the run began with."""
+    check_classes(before.data["classes"], now.data["classes"], where=now.data["name"])
+    if before.data["fingerprint"] != now.data["fingerprint"]:
+        raise RequestError(
+            f"{folder.root} was started on other data: the fingerprint of {now.data['name']} has changed since."
+            " Bring the old data back, or start a new run."
+        )
 
 
 def check_out(folder: RunFolder, config: RunConfig, *, resume: bool, overwrite: bool) -> bool:
@@ -225,26 +272,22 @@ def make_probes(model: nn.Module, config: RunConfig, *, total_steps: int, displa
     return [BlockGradients([name for name, _ in model.blocks()], when=readings(total_steps))]
 
 
-def finish_record(
-    record: RunRecord, model: nn.Module, task: Classify, data: Data, result: FitResult, *, config: RunConfig
-) -> None:
+def finish_record(record: RunRecord, parts: Parts, result: FitResult, *, config: RunConfig) -> None:
     """Measures the last and the best weights on every split and notes it in the record."""
-    record.last = measure(model, task, data, result.last, epoch=result.epoch, config=config)
+    record.last = measure(parts, result.last, epoch=result.epoch, config=config)
     if result.best is not None and result.best_epoch is not None:
         same = result.best_epoch == result.epoch
-        record.best = (
-            record.last if same else measure(model, task, data, result.best, epoch=result.best_epoch, config=config)
-        )
+        record.best = record.last if same else measure(parts, result.best, epoch=result.best_epoch, config=config)
     record.status = "done"
 
 
-def measure(model: nn.Module, task: Classify, data: Data, weights: Weights, *, epoch: int, config: RunConfig) -> Errors:
+def measure(parts: Parts, weights: Weights, *, epoch: int, config: RunConfig) -> Errors:
     """Loss and error of one set of weights on every split, in eval mode and without augmentation."""
-    model.load_state_dict(weights)
+    parts.model.load_state_dict(weights)
     numbers: dict[str, float] = {}
-    for name, split in (("train", data.train), ("val", data.val), ("test", data.test)):
+    for name, split in (("train", parts.data.train), ("val", parts.data.val), ("test", parts.data.test)):
         if split is not None:
-            found = evaluate_split(model, task, data, split, config=config)
+            found = evaluate_split(parts.model, parts.task, parts.data, split, config=config)
             numbers[f"{name}_loss"], numbers[f"{name}_error"] = found["loss"], found["error"]
     return Errors(epoch=epoch, **numbers)
 

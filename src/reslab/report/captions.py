@@ -1,0 +1,180 @@
+"""The sentences under the charts, computed from the records that the charts draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
+
+from reslab.records import BlockGradientRecord, EpochRecord, RunFolder, StepRecord, as_percent
+from reslab.report.portraits import Family, Portrait, are_paired, portraits
+from reslab.report.words import percent, ratio
+
+Reading = list[BlockGradientRecord]
+"""One step's gradients, in execution order."""
+MAX_GROUPS = 4
+"""So many runs, or sets of seeds, a caption tells about."""
+ERRORS_OF: dict[str, Callable[[EpochRecord], float | None]] = {
+    "validation": lambda record: record.val_error,
+    "training": lambda record: record.train_error,
+}
+ODD: dict[str, Callable[[float], bool]] = {
+    "exactly 0": lambda norm: norm == 0,
+    "not finite": lambda norm: not math.isfinite(norm),
+}
+
+
+# ---- learning curves
+
+
+def curves_caption(epochs: dict[RunFolder, list[EpochRecord]]) -> str:
+    """Where the errors of all runs end; at least one has finished an epoch."""
+    runs = list(epochs)
+    faces = [face for face in portraits(runs) if epochs[face.run]]
+    last = {face.run: epochs[face.run][-1] for face in faces}
+    if len(runs) == 1:
+        sentences = [_one_curve(runs[0].name, epochs[runs[0]])]
+    elif any(face.twin for face in faces):
+        sentences = [_by_depth(family, faces, last) for family in ("plain", "residual")]
+    else:
+        sentences = [_by_run(last)]
+    counts = {record.epoch + 1 for record in last.values()}
+    if len(counts) > 1:
+        sentences.append(f"The runs have different lengths: {min(counts)} to {max(counts)} epochs.")
+    absent = [run.name for run in runs if not epochs[run]]
+    sentences.append(f"No epoch finished: {', '.join(absent)}." if absent else "")
+    return " ".join(filter(None, sentences))
+
+
+def _one_curve(name: str, epochs: list[EpochRecord]) -> str:
+    last = epochs[-1]
+    text = f"After epoch {last.epoch + 1}, {name} has a training error (as it ran) of {as_percent(last.train_error)}"
+    measured = [(record.val_error, record.epoch) for record in epochs if record.val_error is not None]
+    if not measured:
+        return f"{text}; there is no validation split."
+    error, epoch = min(measured)
+    return (
+        f"{text} and a validation error of {percent(last.val_error)};"
+        f" the lowest validation error was {as_percent(error)}, after epoch {epoch + 1}."
+    )
+
+
+def _by_depth(family: str, faces: list[Portrait], last: dict[RunFolder, EpochRecord]) -> str:
+    """How the errors at the end move from the shallowest to the deepest network of a family."""
+    depths: dict[int, list[EpochRecord]] = {}
+    for face in faces:
+        if face.twin and face.twin.family == family:
+            depths.setdefault(face.twin.depth, []).append(last[face.run])
+    if not depths:
+        return ""
+    low, high = min(depths), max(depths)
+    phrases = []
+    for kind, pick in ERRORS_OF.items():
+        ends = [_mean(pick(record) for record in depths[depth]) for depth in (low, high)]
+        if ends[0] is not None and ends[1] is not None:
+            phrases.append(_movement(kind, ends[0], ends[1]) if high > low else f"{kind} error {as_percent(ends[0])}")
+    span = f"from {low} to {high} layers the" if high > low else f"{low} layers end at"
+    seeds = max(len(records) for records in depths.values())
+    note = f" (means of up to {seeds} runs)" if seeds > 1 else ""
+    return f"{family.capitalize()} networks: {span} {' and the '.join(phrases)}{note}."
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _movement(kind: str, start: float, end: float) -> str:
+    if as_percent(start) == as_percent(end):
+        return f"{kind} error stays at {as_percent(end)}"
+    return f"{kind} error {'rises' if end > start else 'falls'} from {as_percent(start)} to {as_percent(end)}"
+
+
+def _by_run(last: dict[RunFolder, EpochRecord]) -> str:
+    kind = "validation" if all(record.val_error is not None for record in last.values()) else "training"
+    errors = {run.name: ERRORS_OF[kind](record) or 0.0 for run, record in last.items()}
+    low, high = min(errors, key=lambda name: errors[name]), max(errors, key=lambda name: errors[name])
+    return (
+        f"{kind.capitalize()} error at the end: lowest {low} with {as_percent(errors[low])},"
+        f" highest {high} with {as_percent(errors[high])}."
+    )
+
+
+# ---- gradient flow
+
+
+def flow_caption(runs: Sequence[RunFolder], readings: dict[RunFolder, tuple[Reading, Reading]]) -> str:
+    """How much gradient is left, or gained, on the way to the input; of twins, the deepest pair tells."""
+    groups: dict[str, list[RunFolder]] = {}  # seeds of one network are told together
+    for face in _deepest(portraits(runs)):
+        if face.run in readings:
+            groups.setdefault(face.label, []).append(face.run)
+    shown = list(groups.items())[:MAX_GROUPS]
+    sentences = [_stem_against_head(label, [readings[run] for run in group]) for label, group in shown]
+    sentences += [_count_odd(readings, word) for word in ODD]
+    return " ".join(filter(None, sentences))
+
+
+def _deepest(faces: list[Portrait]) -> list[Portrait]:
+    """Of twins the deepest pair, where the difference is largest; all runs where there are none."""
+    if not are_paired(face.twin for face in faces):
+        return faces
+    depth = max(face.twin.depth for face in faces if face.twin)
+    return [face for face in faces if face.twin and face.twin.depth == depth]
+
+
+def _stem_against_head(label: str, readings: list[tuple[Reading, Reading]]) -> str:
+    """The gradient next to the stem against the one next to the head, first and last, of one run or several seeds."""
+    firsts, lasts = [first for first, _ in readings], [last for _, last in readings]
+    seeds = f" ({len(readings)} runs)" if len(readings) > 1 else ""
+    text = f"{label}{seeds}: in the first reading (step {firsts[0][0].step:,}) the gradient next to the stem is"
+    if lasts[0][0].step == firsts[0][0].step:
+        return f"{text} {_times(firsts)}."
+    return f"{text} {_times(firsts)}; in the last (step {lasts[0][0].step:,}) {_times(lasts)}."
+
+
+def _times(readings: list[Reading]) -> str:
+    pairs = [(records[0].grad_norm, records[-1].grad_norm) for records in readings]
+    ratios = sorted(stem / head for stem, head in pairs if 0 < stem < math.inf and 0 < head < math.inf)
+    if ratios:
+        span = dict.fromkeys(map(ratio, (ratios[0], ratios[-1])))  # one if both ends read the same
+        return f"{' to '.join(span)} \N{MULTIPLICATION SIGN} that next to the head"
+    stem, head = pairs[0]
+    return f"{_norm(stem)}, that next to the head {_norm(head)}"
+
+
+def _norm(value: float) -> str:
+    return next((word for word, holds in ODD.items() if holds(value)), f"{value:.3g}")
+
+
+def _count_odd(readings: dict[RunFolder, tuple[Reading, Reading]], word: str) -> str:
+    """How many of the drawn readings the axis has no place for."""
+    counts = {}
+    for run, (first, last) in readings.items():
+        drawn = first if first == last else first + last
+        counts[run.name] = sum(ODD[word](record.grad_norm) for record in drawn)
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+    return f"Readings that are {word}: {listed}." if listed else ""
+
+
+# ---- one run, step by step
+
+
+def steps_caption(steps: list[StepRecord]) -> str:
+    """Where the loss goes, the largest gradient, and what was not finite."""
+    finite = [record for record in steps if math.isfinite(record.loss)]
+    window = max(1, min(100, len(finite) // 10))
+    sentences = []
+    if finite:
+        ends = [fmean(record.loss for record in part) for part in (finite[:window], finite[-window:])]
+        span = f"mean of the first and of the last {window} steps" if window > 1 else "first and last step"
+        sentences.append(f"The loss goes from {ends[0]:.3g} to {ends[1]:.3g} ({span}).")
+    norms = [record for record in steps if math.isfinite(record.grad_norm)]
+    if norms:
+        peak = max(norms, key=lambda record: record.grad_norm)
+        sentences.append(f"The largest gradient norm is {peak.grad_norm:.3g}, in step {peak.step:,}.")
+    for name, bad in (("Loss", len(steps) - len(finite)), ("Gradient norm", len(steps) - len(norms))):
+        sentences.append(f"{name} not finite in {bad:,} of {len(steps):,} steps." if bad else "")
+    skipped = sum(record.skipped for record in steps)
+    sentences.append(f"The loss scaler skipped {skipped:,} steps." if skipped else "")
+    return " ".join(filter(None, sentences))
