@@ -58,7 +58,7 @@ def bars(number: int, *, seed: int) -> tuple[Tensor, Tensor]:
     labels, places = torch.randint(2, (number,), generator=generator), torch.randint(16, (number,), generator=generator)
     for image, label, place in zip(images, labels, places, strict=True):
         row = image[0, place] if label == 0 else image[0, :, place]
-        row += 1.0
+        row += 1.5
     return images, labels
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from reslab.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from reslab.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from reslab.records import EpochRecord, as_percent
 from reslab.run.recorder import Display
 from reslab.run.train import train
@@ -72,6 +72,7 @@ def main() -> None:
     config = RunConfig(
         model=ModelConfig(name="own_network:build"),  # by name, so that the run can be opened again
         data=DataConfig(name="digits", batch_size=64),
+        optim=OptimConfig(lr=0.1, clip_grad_norm=1.0),
         train=TrainConfig(epochs=epochs, device="cpu"),
     )
     with tempfile.TemporaryDirectory() as folder:  # yours would be such as runs/mine

@@ -39,7 +39,8 @@ def run(arguments: list[str]) -> int:
     if flags.out.is_dir():
         raise RequestError(f"-o {flags.out} is a folder; name a file, such as {flags.out / 'report.html'}.")
 
-    from reslab.report.page import result_rows, write_page
+    from reslab.report.page import write_page
+    from reslab.report.tables import result_rows
 
     title = flags.title or " and ".join(
         [", ".join(f.name for f in folders[:-1]), folders[-1].name][len(folders) == 1 :]

@@ -27,15 +27,14 @@ ODD: dict[str, Callable[[float], bool]] = {
 # ---- learning curves
 
 
-def curves_caption(epochs: dict[RunFolder, list[EpochRecord]]) -> str:
+def curves_caption(runs: Sequence[RunFolder], epochs: dict[RunFolder, list[EpochRecord]]) -> str:
     """Where the errors of all runs end; at least one has finished an epoch."""
-    runs = list(epochs)
     faces = [face for face in portraits(runs) if epochs[face.run]]
     last = {face.run: epochs[face.run][-1] for face in faces}
     if len(runs) == 1:
         sentences = [_one_curve(runs[0].name, epochs[runs[0]])]
     elif any(face.twin for face in faces):
-        sentences = [_by_depth(family, faces, last) for family in ("plain", "residual")]
+        sentences = _by_depth(faces, last)
     else:
         sentences = [_by_run(last)]
     counts = {record.epoch + 1 for record in last.values()}
@@ -59,24 +58,34 @@ def _one_curve(name: str, epochs: list[EpochRecord]) -> str:
     )
 
 
-def _by_depth(family: str, faces: list[Portrait], last: dict[RunFolder, EpochRecord]) -> str:
-    """How the errors at the end move from the shallowest to the deepest network of a family."""
-    depths: dict[int, list[EpochRecord]] = {}
+def _by_depth(faces: list[Portrait], last: dict[RunFolder, EpochRecord]) -> list[str]:
+    """A sentence for each family: how its errors move from the shallowest to the deepest network."""
+    families: dict[Family, dict[int, list[EpochRecord]]] = {"plain": {}, "residual": {}}
     for face in faces:
-        if face.twin and face.twin.family == family:
-            depths.setdefault(face.twin.depth, []).append(last[face.run])
-    if not depths:
-        return ""
-    low, high = min(depths), max(depths)
-    phrases = []
+        if face.twin:
+            families[face.twin.family].setdefault(face.twin.depth, []).append(last[face.run])
+    sentences = []
+    for family, depths in families.items():
+        if depths:
+            low, high = min(depths), max(depths)
+            span = f"from {low} to {high}" if high > low else f"of {low}"
+            same = family == "residual" and depths.keys() == families["plain"].keys()
+            who = "Their residual twins" if same else f"{family.capitalize()} networks {span} layers"
+            sentences.append(f"{who}: {_ends(depths[low], depths[high])}.")
+    return sentences
+
+
+def _ends(shallow: list[EpochRecord], deep: list[EpochRecord]) -> str:
+    """The same list twice if there is but one depth."""
+    phrases, verb = [], ""
     for kind, pick in ERRORS_OF.items():
-        ends = [_mean(pick(record) for record in depths[depth]) for depth in (low, high)]
-        if ends[0] is not None and ends[1] is not None:
-            phrases.append(_movement(kind, ends[0], ends[1]) if high > low else f"{kind} error {as_percent(ends[0])}")
-    span = f"from {low} to {high} layers the" if high > low else f"{low} layers end at"
-    seeds = max(len(records) for records in depths.values())
-    note = f" (means of up to {seeds} runs)" if seeds > 1 else ""
-    return f"{family.capitalize()} networks: {span} {' and the '.join(phrases)}{note}."
+        start, end = _mean(map(pick, shallow)), _mean(map(pick, deep))
+        if start is not None and end is not None:
+            moves, figures = _movement(start, end) if shallow is not deep else ("", as_percent(end))
+            phrases.append(f"{kind} error {moves if moves != verb else ''} {figures}".replace("  ", " "))
+            verb = moves
+    seeds = max(len(shallow), len(deep))
+    return ", ".join(phrases) + (f" (means of up to {seeds} runs)" if seeds > 1 else "")
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -84,10 +93,17 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _movement(kind: str, start: float, end: float) -> str:
-    if as_percent(start) == as_percent(end):
-        return f"{kind} error stays at {as_percent(end)}"
-    return f"{kind} error {'rises' if end > start else 'falls'} from {as_percent(start)} to {as_percent(end)}"
+def _movement(start: float, end: float) -> tuple[str, str]:
+    """Verb and figures, as far as two decimals show it.
+
+    Example:
+        >>> _movement(0.1, 0.25), _movement(0.1, 0.1)
+        (('rises', 'from 10.00 % to 25.00 %'), ('stays', 'at 10.00 %'))
+    """
+    first, last = as_percent(start), as_percent(end)
+    if first == last:
+        return "stays", f"at {last}"
+    return "rises" if end > start else "falls", f"from {first} to {last}"
 
 
 def _by_run(last: dict[RunFolder, EpochRecord]) -> str:

@@ -10,7 +10,7 @@ import altair as alt
 from reslab.errors import RequestError
 from reslab.records import RunFolder
 from reslab.report.portraits import Family, Portrait, portraits
-from reslab.report.theme import FEW_DOTS, PANEL_HEIGHT, Ink, Panel, Row, ink_of, side_by_side, count_axis
+from reslab.report.theme import FEW_DOTS, PANEL_HEIGHT, Ink, Panel, Row, count_axis, ink_of, side_by_side
 
 TITLES: dict[Family, str] = {"plain": "Plain: no shortcuts", "residual": "Residual: with shortcuts"}
 VALIDATION, TRAINING = "validation", "training (as it ran)"

@@ -11,6 +11,11 @@ from reslab.report.words import in_words, moment, name_of
 
 MAX_COLUMNS = 6
 """Beyond so many runs, what differs between them is listed, not tabulated."""
+NOT_DONE = {
+    "running": "{name} is not finished ({done}): its numbers are those of now.",
+    "interrupted": "{name} was interrupted ({done}). Go on with it by --resume.",
+    "failed": "{name} failed ({done}). Its numbers end there.",
+}
 
 
 @dataclass(frozen=True)
@@ -41,22 +46,16 @@ class Fact:
     values: list[str]
 
 
-def notices(runs: Sequence[RunFolder]) -> list[Notice]:
+def notices(runs: Sequence[RunFolder], records: Sequence[RunRecord]) -> list[Notice]:
     """One for each run that is not done."""
-    found = [(run, run.read_run()) for run in runs]
-    return [_notice(run, record) for run, record in found if record.status != "done"]
+    return [_notice(run, record) for run, record in zip(runs, records, strict=True) if record.status in NOT_DONE]
 
 
 def _notice(run: RunFolder, record: RunRecord) -> Notice:
     epochs = len(run.read_epochs())
-    done = f"{epochs} epoch{'s' * (epochs != 1)} finished"
-    sentences = {
-        "running": f"{run.name} is not finished ({done}): its numbers are those of now.",
-        "interrupted": f"{run.name} was interrupted ({done}). Go on with it by --resume.",
-        "failed": f"{run.name} failed ({done}). Its numbers end there.",
-    }
-    items = [(name_of(key), in_words(value)) for key, value in (record.failure or {}).items()]
-    return Notice(record.status, sentences[record.status], items)
+    text = NOT_DONE[record.status].format(name=run.name, done=f"{epochs} epoch{'s' * (epochs != 1)} finished")
+    reasons = [(name_of(key), in_words(value)) for key, value in (record.failure or {}).items()]
+    return Notice(record.status, text, reasons)
 
 
 def sections(records: Sequence[RunRecord]) -> dict[str, list[Fact]]:
@@ -85,11 +84,12 @@ def _agreed(words: list[str]) -> list[str]:
 
 
 def deviations(runs: Sequence[RunFolder], records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
-    """Each list of deviations once, with the runs that it belongs to."""
-    grouped: dict[tuple[str, ...], list[str]] = {}
+    """Each deviation once, under the names of the runs that have it; under no name where all have it."""
+    bearers: dict[str, list[str]] = {}
     for run, record in zip(runs, records, strict=True):
-        grouped.setdefault(tuple(record.deviations), []).append(run.name)
-    return [
-        ("All runs" if len(names) == len(runs) > 1 else ", ".join(names), list(items))
-        for items, names in grouped.items()
-    ]
+        for deviation in record.deviations:
+            bearers.setdefault(deviation, []).append(run.name)
+    grouped: dict[str, list[str]] = {}
+    for deviation, names in bearers.items():
+        grouped.setdefault("" if len(names) == len(runs) else ", ".join(names), []).append(deviation)
+    return list(grouped.items())

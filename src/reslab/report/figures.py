@@ -42,7 +42,7 @@ def curves_figure(runs: Sequence[RunFolder]) -> Figure:
     finished = {run.name: records for run, records in epochs.items() if records}
     if not finished:
         return Figure(key, title, "No epoch was finished, so there is no curve to draw.", None, [])
-    caption = curves_caption(epochs)
+    caption = curves_caption(runs, epochs)
     return Figure(key, title, caption, _spec(learning_curves(runs), caption), [curves_table(finished)])
 
 

@@ -20,10 +20,10 @@ from reslab.report.theme import (
     Ink,
     Panel,
     Row,
+    count_axis,
     ink_of,
     log_ticks,
     side_by_side,
-    count_axis,
 )
 
 START, END = "first reading", "last reading"

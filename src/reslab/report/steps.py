@@ -9,7 +9,7 @@ import altair as alt
 from reslab.errors import RequestError
 from reslab.records import RunFolder, StepRecord
 from reslab.report.portraits import OKABE_ITO
-from reslab.report.theme import ALARM, FULL_WIDTH, POWERS, Panel, dress, log_ticks, count_axis
+from reslab.report.theme import ALARM, FULL_WIDTH, POWERS, Panel, count_axis, dress, log_ticks
 
 MAX_POINTS = 1000
 """More points than so many are thinned out."""

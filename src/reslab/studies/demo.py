@@ -8,8 +8,10 @@ from pathlib import Path
 
 from reslab.config import DataConfig, ModelConfig, OptimConfig, RunConfig, ScheduleConfig, TrainConfig
 from reslab.records import RunFolder, as_percent
-from reslab.report.charts import gradient_flow, learning_curves, save_png
+from reslab.report.curves import learning_curves
+from reslab.report.flow import gradient_flow
 from reslab.report.page import write_page
+from reslab.report.theme import save_png
 from reslab.studies.grid import run_grid
 
 KINDS = {"plain": "plain", "resnet": "residual"}
