@@ -161,7 +161,7 @@ FLAGS: dict[str, str] = {
     "amp": "train.amp",
     "channels_last": "train.channels_last",
     "compile": "train.compile",
-    "grad_accum_steps": "train.accumulate",
+    "accumulate": "train.accumulate",
     "ema_decay": "train.ema_decay",
     "patience": "train.patience",
     "deterministic": "train.deterministic",
@@ -257,15 +257,30 @@ def build_model(config: ModelConfig, *, num_classes: int, in_channels: int) -> n
     """The network."""
     from reslab.models.catalog import create_model
 
-    name = import_builder(config.name) if ":" in config.name else config.name
+    if ":" in config.name:
+        return call_builder(config.name, num_classes=num_classes, in_channels=in_channels)
     return create_model(
-        name,
+        config.name,
         num_classes=num_classes,
         in_channels=in_channels,
         shortcut=None if config.shortcut == "auto" else config.shortcut,
         zero_init_residual=config.zero_init_residual,
         dropout=config.dropout,
     )
+
+
+def call_builder(spec: str, *, num_classes: int, in_channels: int) -> nn.Module:
+    """The network of a user's own builder."""
+    from torch import nn
+
+    builder = import_builder(spec)
+    try:
+        model = builder(num_classes=num_classes, in_channels=in_channels)
+    except TypeError as error:
+        raise RequestError(f"{spec} is called with num_classes and in_channels by name, and says: {error}.") from error
+    if not isinstance(model, nn.Module):
+        raise RequestError(f"{spec} returned a {type(model).__name__}; expected a torch.nn.Module.")
+    return model
 
 
 def import_builder(spec: str) -> Callable[..., nn.Module]:

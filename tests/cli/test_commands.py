@@ -26,7 +26,7 @@ TRAIN_FLAGS = """
     --model --shortcut --zero-init-residual --dropout
     --data --data-dir --download --val-split --augment --image-size --batch-size --workers
     --opt --lr --momentum --nesterov --weight-decay --clip-grad --sched --warmup-epochs
-    --epochs --steps --label-smoothing --amp --channels-last --compile --grad-accum-steps --ema-decay --patience
+    --epochs --steps --label-smoothing --amp --channels-last --compile --accumulate --ema-decay --patience
     --deterministic --seed --device --threads
     --config --out --set --resume --overwrite --json
 """  # frozen: adding one is a decision, removing or renaming one breaks scripts
@@ -196,7 +196,7 @@ def test_precedence_is_default_then_toml_then_flags_then_set(reslab, tmp_path):
 
 def test_switches_and_other_options_reach_the_config(reslab, tmp_path):
     extra = ["--nesterov", "--no-channels-last", "--amp", "bf16", "--sched", "one_cycle", "--label-smoothing", "0.1"]
-    more = ["--opt", "adamw", "--ema-decay", "0.9", "--clip-grad", "1.5", "--grad-accum-steps", "2", "--seed", "5"]
+    more = ["--opt", "adamw", "--ema-decay", "0.9", "--clip-grad", "1.5", "--accumulate", "2", "--seed", "5"]
     assert reslab(*TINY, *extra, *more, "--out", tmp_path / "run").code == 0
     config = load_config(tmp_path / "run" / "config.toml")
     assert (config.optim.nesterov, config.train.channels_last, config.train.amp) == (True, False, "bf16")
@@ -281,7 +281,7 @@ def test_evaluation_of_other_data_says_so(reslab, tiny_run, tmp_path):
             Image.new("L", (8, 8), 20 * digit + number).save(folder / f"{number}.png")
     answer = reslab("evaluate", tiny_run, "--data", tmp_path / "mine", "--split", "train", "--json")
     found = json.loads(answer.out)
-    assert (answer.code, found["same_data"], found["num_images"]) == (0, False, 90)  # 10 are the validation split
+    assert (answer.code, found["same_data"], found["num_images"]) == (0, False, 100)  # all of it
     assert "not the data that the run was trained on" in answer.err
 
 

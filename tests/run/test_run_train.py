@@ -211,3 +211,34 @@ def test_a_module_with_several_inputs_is_refused_before_anything_is_written(tmp_
     with pytest.raises(RequestError, match="can't take images of 1x8x8"):
         train(config(), tmp_path / "r")
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [("return None", "returned a NoneType"), ("return open(num_classes, x=1)", "is called with num_classes")],
+)
+def test_a_builder_that_goes_wrong_is_refused_with_its_name(tmp_path, monkeypatch, body, message):
+    (tmp_path / "brokennets.py").write_text(f"def build(num_classes, in_channels):\n    {body}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("brokennets", None)
+    with pytest.raises(RequestError, match=f"brokennets:build {message}"):
+        train(config(model=ModelConfig(name="brokennets:build")), tmp_path / "r")
+
+
+def test_other_data_is_evaluated_whole(done, tmp_path):
+    from PIL import Image
+
+    for label in range(10):
+        (tmp_path / str(label)).mkdir()
+        Image.new("L", (8, 8), 20 * label).save(tmp_path / str(label) / "one.png")
+    found = evaluate_run(done.folder, data=str(tmp_path))
+    assert (found["split"], found["num_images"], found["same_data"]) == ("train", 10, False)
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
+    outcome = train(config(train=TrainConfig(steps=1, device="cpu", threads=1)), tmp_path / "r")
+    record = outcome.record
+    record.status, record.data["fingerprint"] = "interrupted", "another"
+    outcome.folder.run.write_text(record.to_json())
+    with pytest.raises(RequestError, match="started on other data"):
+        train(config(train=TrainConfig(steps=1, device="cpu", threads=1)), tmp_path / "r", resume=True)

@@ -102,6 +102,6 @@ def test_a_pickle_that_would_run_code_is_not_run(tmp_path):
 
     manifest |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     path.with_suffix(".json").write_text(json.dumps(manifest))
-    with pytest.raises(Exception, match="weights_only|Weights only"):
+    with pytest.raises(Exception, match=r"weights_only|Weights only"):
         load_newest_checkpoint(tmp_path)
     assert not (tmp_path / "pwned").exists()

@@ -20,11 +20,11 @@ class EvaluateFlags:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
     split: str = ""
-    """train, val or test; by default test, or else val."""
+    """train, val or test; by default test, or else val, or else train."""
     weights: str = ""
     """best, last, or a safetensors file; by default the run's selected ones."""
     data: str = ""
-    """Other data with the same classes; by default the run's own."""
+    """Other data with the same classes, evaluated whole unless it has splits; by default the run's own."""
     data_dir: str = ""
     """Where named data sets lie now."""
     device: str = "auto"

@@ -17,7 +17,12 @@ Arguments = TypeVar("Arguments")
 
 def parse(kind: type[Arguments], arguments: Sequence[str], *, command: str) -> Arguments:
     """Flags to an object of ``kind``; tyro prints help, and for a wrong flag the closest ones, and exits with 2."""
-    return tyro.cli(kind, args=list(arguments), prog=f"reslab {command}", description=kind.__doc__)
+    try:
+        return tyro.cli(kind, args=list(arguments), prog=f"reslab {command}", description=kind.__doc__)
+    except SystemExit as stop:
+        if stop.code and "--json" in arguments:
+            print_json({"error": "wrong flags; the reason is on stderr", "exit_code": stop.code})
+        raise
 
 
 def print_json(value: Any) -> None:

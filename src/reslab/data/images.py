@@ -38,7 +38,7 @@ def open_image(source: Path | bytes, *, channels: int, name: str) -> Image.Image
             image.load()  # decode here, so that a truncated file is noticed here
             upright = ImageOps.exif_transpose(image)
     except FileNotFoundError:
-        raise RequestError(f"No such image: {name}.") from None
+        raise RequestError(f"No such image or folder: {name}.") from None
     except (*DECODE_ERRORS, Image.DecompressionBombWarning) as error:
         raise RequestError(
             f"Can't read the image {name}: {describe(error)}. Expected a whole {', '.join(FORMATS)}"

@@ -15,6 +15,7 @@ from torch import nn
 import reslab
 from reslab.config import RunConfig
 from reslab.data.prepare import Data
+from reslab.data.splits import ArraySplit
 from reslab.models.resnet import CIFAR_DEPTHS
 from reslab.records import RunRecord
 
@@ -54,7 +55,9 @@ def protocol_of(config: RunConfig, data: Data) -> dict[str, Any]:
         "training_error": "clean: eval mode, no augmentation, over all training images",
         "precision": config.train.amp if config.train.amp != "none" else "fp32",
         "weights": "moving average" if config.train.ema_decay else "as trained",
-        "fingerprint": "pixels and labels" if data.describe()["in_memory"] else "file names, sizes and labels",
+        "fingerprint": "pixels and labels"
+        if isinstance(data.train, ArraySplit)
+        else "labels, and names and sizes of files",
     }
 
 

@@ -201,8 +201,10 @@ def check_out(folder: RunFolder, config: RunConfig, *, resume: bool, overwrite: 
     if root.exists() and not root.is_dir():
         raise RequestError(f"--out {root} is a file. Name a folder.")
     if not folder.holds_run():
-        if root.is_dir() and any(root.iterdir()) and overwrite:
-            raise RequestError(f"{root} holds files but no run; --overwrite removes runs only. Choose another --out.")
+        if root.is_dir() and (found := next(root.iterdir(), None)):
+            raise RequestError(
+                f"{root} holds {found.name} but no run; a run's folder starts empty. Choose another --out."
+            )
         return False
     if overwrite:
         return False

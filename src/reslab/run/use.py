@@ -78,9 +78,10 @@ def evaluate_run(
 
     Args:
         folder: of the run.
-        split: ``train``, ``val`` or ``test``; by default the test split, or else the validation split.
+        split: ``train``, ``val`` or ``test``; by default test, or else val, or else train.
         weights: see ``open_run``.
-        data: another data set with the same classes; by default the run's own.
+        data: another data set with the same classes; by default the run's own. What has no split of its own is
+            evaluated whole.
         data_dir: where it lies now.
         device: see ``build_device``.
     """
@@ -89,6 +90,7 @@ def evaluate_run(
     data_config = config.data.model_copy(
         update={
             "name": data or config.data.name,
+            "val_split": 0 if data else config.data.val_split,
             "dir": data_dir or config.data.dir,
             "channels": trained.preprocess.channels,
         }
@@ -99,7 +101,7 @@ def evaluate_run(
         data_config, seed=config.train.seed, preprocess=trained.preprocess, classes=trained.classes
     )
     splits = {"train": found.train, "val": found.val, "test": found.test}
-    name = split or ("test" if found.test is not None else "val")
+    name = split or next(key for key in ("test", "val", "train") if splits[key] is not None)
     if name not in splits:
         raise RequestError(f"Unknown split {name!r}. Expected train, val or test.")
     chosen = splits[name]
@@ -166,7 +168,7 @@ def predict_run(
 
 
 def expand(paths: Iterable[Path]) -> list[Path]:
-    """Files as they are, folders as the images below them."""
+    """Files as they are, absent ones too; folders as the images below them."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -174,8 +176,6 @@ def expand(paths: Iterable[Path]) -> list[Path]:
             if not images:
                 raise RequestError(f"{path} holds no images ({' '.join(EXTENSIONS)}).")
             found += images
-        elif path.exists():
-            found.append(path)
         else:
-            raise RequestError(f"No such image or folder: {path}.")
+            found.append(path)
     return found
