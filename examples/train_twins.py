@@ -4,6 +4,9 @@ Shows reslab's parts one by one: a source, the prepared data, loaders, twins tha
 is PyTorch's own. Data: scikit-learn's handwritten digits, embedded, offline.
 
     python examples/train_twins.py [--quick]
+
+Expected, in under a minute on one core: clean training error below 1 % for plain20, resnet20 and resnet56, and between
+30 and 90 % for plain56. With --quick the networks are too shallow to show it.
 """
 
 from __future__ import annotations

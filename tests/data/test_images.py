@@ -84,7 +84,7 @@ def test_what_is_no_image_is_refused_without_an_address_in_memory(content):
 
 
 def test_an_absent_file_is_named(tmp_path):
-    with pytest.raises(RequestError, match=r"No such image: gone\.png"):
+    with pytest.raises(RequestError, match=r"No such image or folder: gone\.png"):
         open_image(tmp_path / "gone.png", channels=3, name="gone.png")
 
 

@@ -10,16 +10,11 @@ import pytest
 
 from reslab.errors import RequestError
 from reslab.records import RunFolder
-from reslab.report.charts import (
-    MAX_POINTS,
-    gradient_flow,
-    learning_curves,
-    loss_and_lr,
-    portraits,
-    save_png,
-    thin_out,
-    twin_of,
-)
+from reslab.report.curves import learning_curves
+from reslab.report.flow import gradient_flow
+from reslab.report.portraits import portraits, twin_of
+from reslab.report.steps import MAX_POINTS, loss_and_lr, thin_out
+from reslab.report.theme import save_png
 
 
 def spec_of(chart: alt.TopLevelMixin) -> dict[str, Any]:

@@ -242,3 +242,31 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
     outcome.folder.run.write_text(record.to_json())
     with pytest.raises(RequestError, match="started on other data"):
         train(config(train=TrainConfig(steps=1, device="cpu", threads=1)), tmp_path / "r", resume=True)
+
+
+@pytest.mark.slow
+def test_ctrl_c_with_loader_workers_ends_cleanly_and_resumes(tmp_path):
+    from PIL import Image
+
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(12):
+            Image.new("RGB", (90, 80), (number * 20, 10, 200)).save(tmp_path / "photos" / label / f"{number}.png")
+    command = [
+        sys.executable, "-m", "reslab", "train", "--model", "resnet8", "--data", str(tmp_path / "photos"),
+        "--epochs", "200", "--image-size", "72", "--batch-size", "4", "--threads", "1", "--device", "cpu", "--workers", "2",
+        "--out", str(tmp_path / "r"),
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    for line in process.stderr:
+        if line.startswith("epoch   2"):
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    _, rest = process.communicate()
+    assert process.returncode == 130, rest
+    assert "Traceback" not in rest
+    assert RunFolder(tmp_path / "r").read_run().status == "interrupted"
+    resumed = subprocess.run([*command, "--resume", "--epochs", "3"], capture_output=True, text=True, env=environment)
+    assert resumed.returncode == 2
+    assert "train.epochs was 200, now 3" in resumed.stderr

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -129,6 +130,11 @@ class KeySampler:
             yield [(self.epoch, i) for i in order[index * self.batch_size : (index + 1) * self.batch_size]]
 
 
+def leave_interrupts_to_the_main_process(worker: int) -> None:
+    """Ctrl-C goes to every process of a terminal; a worker that died of it would fail the ending run."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class StreamLoader:
     """Batches of images that worker processes decode and transform while the network trains.
 
@@ -161,9 +167,9 @@ class StreamLoader:
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator().manual_seed(
-                seed
-            ),  # for the workers' seeds; else torch's global one is drawn from
+            worker_init_fn=leave_interrupts_to_the_main_process,
+            # for the workers' seeds; without it torch's global generator is drawn from
+            generator=torch.Generator().manual_seed(seed),
         )
 
     def __len__(self) -> int:

@@ -76,13 +76,13 @@ def _by_depth(faces: list[Portrait], last: dict[RunFolder, EpochRecord]) -> list
 
 
 def _ends(shallow: list[EpochRecord], deep: list[EpochRecord]) -> str:
-    """The same list twice if there is but one depth."""
+    """Errors of the shallowest and of the deepest network; where that is one and the same, nothing moves."""
     phrases, verb = [], ""
     for kind, pick in ERRORS_OF.items():
         start, end = _mean(map(pick, shallow)), _mean(map(pick, deep))
         if start is not None and end is not None:
             moves, figures = _movement(start, end) if shallow is not deep else ("", as_percent(end))
-            phrases.append(f"{kind} error {moves if moves != verb else ''} {figures}".replace("  ", " "))
+            phrases.append(" ".join(filter(None, (f"{kind} error", moves if moves != verb else "", figures))))
             verb = moves
     seeds = max(len(shallow), len(deep))
     return ", ".join(phrases) + (f" (means of up to {seeds} runs)" if seeds > 1 else "")
