@@ -3,6 +3,8 @@
 The data are made here: 16x16 images of noise with a horizontal or a vertical bar somewhere in it.
 
     python examples/fit_your_data.py [--quick]
+
+Expected: validation error below 2 % (with --quick, which has a tenth of the images: 5 to 50 %).
 """
 
 from __future__ import annotations

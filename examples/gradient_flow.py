@@ -3,7 +3,10 @@
 For each network, at its first and at its last step: the gradient's norm at the output of the block next to the stem and
 of the block next to the head, and how many times larger the first is.
 
-python examples/gradient_flow.py [--quick]
+    python examples/gradient_flow.py [--quick]
+
+Expected: at step 0 the ratio is in the thousands for plain56, between 5 and 30 for the other two: without shortcuts the
+gradient grows towards the input. Later plain56's ratio moves about; the others' stay of the same order.
 """
 
 from __future__ import annotations

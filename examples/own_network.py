@@ -7,6 +7,8 @@
 and from Python, as below:
 
     python examples/own_network.py [--quick]
+
+Expected: test error between 1 and 6 % (with --quick, after two epochs: above 50 %).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The pages in docs/ are run: all Python blocks of a page in one process, as a reader would, each with the output it shows."""
+"""The pages in docs/ are run: all Python blocks of a page in one process, each with the output it shows."""
 
 import os
 import re

@@ -254,8 +254,8 @@ def test_ctrl_c_with_loader_workers_ends_cleanly_and_resumes(tmp_path):
             Image.new("RGB", (90, 80), (number * 20, 10, 200)).save(tmp_path / "photos" / label / f"{number}.png")
     command = [
         sys.executable, "-m", "reslab", "train", "--model", "resnet8", "--data", str(tmp_path / "photos"),
-        "--epochs", "200", "--image-size", "72", "--batch-size", "4", "--threads", "1", "--device", "cpu", "--workers", "2",
-        "--out", str(tmp_path / "r"),
+        "--epochs", "200", "--image-size", "72", "--batch-size", "4", "--threads", "1", "--device", "cpu",
+        "--workers", "2", "--out", str(tmp_path / "r"),
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)

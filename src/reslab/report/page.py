@@ -67,7 +67,7 @@ def _vega() -> str:
 
 
 def _packed(spec: dict[str, Any]) -> dict[str, Any]:
-    """The same spec at a third of the size: data column by column, every word once. The page's script unpacks it."""
+    """The same spec at half the size or less: data column by column, every word once; the page's script unpacks it."""
     datasets = {}
     for name, rows in spec["datasets"].items():
         columns = {key: _packed_column([row[key] for row in rows]) for key in (rows[0] if rows else ())}
