@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import interleave, parse_flags, ratios, report, summary
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from measure import interleave, parse_flags, ratios, report, summary
 from reslab.data.prepare import prepare
 from reslab.data.sources import find_source
 from reslab.models.catalog import create_model

@@ -23,8 +23,8 @@ def section(result: dict) -> str:
     lines = [
         f"## {result['name']}",
         "",
-        f"`{result['command']}`, {result['date']}, torch {result['torch']}, {machine.get('gpu') or machine['processor']},"
-        f" {machine['cores']} cores, {machine['threads']} threads.",
+        f"`{result['command']}`, {result['date']}, torch {result['torch']},"
+        f" {machine.get('gpu') or machine['processor']}, {machine['cores']} cores, {machine['threads']} threads.",
         "",
         "| " + " | ".join(keys) + " |",
         "|" + "---|" * len(keys),

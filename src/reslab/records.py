@@ -84,7 +84,17 @@ class BlockGradientRecord:
 
 @dataclass(frozen=True)
 class Errors:
-    """Losses and errors (shares of wrong answers) of one set of weights on the splits; None where there is no split."""
+    """Losses and errors of one set of weights on every split, in eval mode; None where there is no split.
+
+    Args:
+        epoch: that the weights are from, counted from 0.
+        train_loss: mean cross-entropy over the training images, not augmented.
+        train_error: share of wrong answers among them: the clean training error.
+        val_loss: the same for the validation split.
+        val_error: the same for the validation split.
+        test_loss: the same for the test split.
+        test_error: the same for the test split.
+    """
 
     epoch: int
     train_loss: float
@@ -110,12 +120,13 @@ class RunRecord:
         versions: of reslab, Python, torch and torchvision.
         machine: processor, cores, threads, memory, device.
         seed: everything random in the run follows from it.
-        status: ``running`` until something else is written.
+        status: ``running``, then ``done``, ``interrupted`` or ``failed``.
         started: ISO 8601, UTC.
         duration_s: training and the final evaluation, all sittings together.
         last: errors of the weights after the last step. Training error is clean: eval mode, no augmentation.
         best: errors of the weights with the lowest validation error; None without a validation split.
         failure: what went wrong, for status ``failed``.
+        schema_version: of this record; a newer one than this reslab knows is refused.
     """
 
     model: dict[str, Any]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from reslab.errors import RequestError
 from reslab.models.resnet import cifar_resnet
 from reslab.probe.gradients import BlockGradients, readings
 
@@ -116,3 +117,26 @@ def test_readings_include_the_first_and_the_last_step(total):
     assert steps[0] == 0
     assert steps[-1] == total - 1
     assert len(steps) <= 42
+
+
+def test_a_left_out_step_is_noticed():
+    model = small_net()
+    probe = BlockGradients(["layer1.0"])
+    images, labels = batch()
+    with probe.attach(model):
+        nn.functional.cross_entropy(model(images), labels).backward()
+        probe.read(0)
+        with pytest.raises(RequestError, match=r"read\(10\) came where read\(1\) was due"):
+            probe.read(10)
+
+
+def test_a_resumed_run_reads_only_the_steps_it_would_have_read():
+    model = small_net()
+    probe = BlockGradients(["layer1.0"], when=lambda step: step in (0, 6))
+    images, labels = batch()
+    found = []
+    with probe.attach(model):
+        for step in (5, 6):  # goes on at step 5
+            nn.functional.cross_entropy(model(images), labels).backward()
+            found += [record.step for record in probe.read(step)]
+    assert found == [6]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stderr
 from typing import Any, TypeVar
 
 import tyro
@@ -17,12 +19,21 @@ Arguments = TypeVar("Arguments")
 
 def parse(kind: type[Arguments], arguments: Sequence[str], *, command: str) -> Arguments:
     """Flags to an object of ``kind``; tyro prints help, and for a wrong flag the closest ones, and exits with 2."""
+    said = io.StringIO()
     try:
-        return tyro.cli(kind, args=list(arguments), prog=f"reslab {command}", description=kind.__doc__)
+        with redirect_stderr(said) if "--json" in arguments else nullcontext():
+            return tyro.cli(kind, args=list(arguments), prog=f"reslab {command}", description=kind.__doc__)
     except SystemExit as stop:
         if stop.code and "--json" in arguments:
-            print_json({"error": "wrong flags; the reason is on stderr", "exit_code": stop.code})
+            print(said.getvalue(), file=sys.stderr)
+            print_json({"error": unboxed(said.getvalue()), "exit_code": stop.code})
         raise
+
+
+def unboxed(text: str) -> str:
+    """The words of tyro's error without the frame around them."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in text.splitlines()]
+    return " ".join(line for line in lines if line)
 
 
 def print_json(value: Any) -> None:

@@ -110,7 +110,7 @@ def help_for(kind: Any, text: str) -> Any:
 
 def default_out(config: RunConfig) -> Path:
     """runs/MODEL-DATA."""
-    model, data = config.model.name.rpartition(":")[2], Path(config.data.name).name
+    model, data = config.model.name.replace(":", "."), Path(config.data.name).name
     if not data:
         raise RequestError(f"Can't name a run after the data {config.data.name!r}; give --out.")
     return Path("runs") / f"{model}-{data}"

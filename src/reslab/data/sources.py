@@ -183,13 +183,10 @@ def folder_source(request: Request) -> Source:
     root = Path(request.name)
     if not any(root.iterdir()):
         raise RequestError(f"The data folder {root} is empty.")
-    kind = "crop_flip"
-    if parquet_files(root):
-        classes, splits = read_parquet(root, channels=request.channels)
-    else:
-        classes, splits = read_folder(root, channels=request.channels)
-        kind = "resized_crop_flip"
-    return Source(str(root), str(root.resolve()), classes, dict(splits), augment=kind)  # type: ignore[arg-type]
+    read = read_parquet if parquet_files(root) else read_folder
+    classes, splits = read(root, channels=request.channels)
+    # for photographs; `prepare` takes crop_flip instead where the images turn out to be small
+    return Source(str(root), str(root.resolve()), classes, dict(splits), augment="resized_crop_flip")
 
 
 def check_labels(source: Source) -> None:

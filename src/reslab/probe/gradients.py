@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from reslab.errors import RequestError
 from reslab.records import BlockGradientRecord
 
 
@@ -26,7 +27,7 @@ class BlockGradients:
 
     Args:
         blocks: names of modules (``model.get_submodule`` finds them), in execution order.
-        when: step to whether it is read; by default every step.
+        when: step to whether it is read; by default every step. Between, the hooks do nothing.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
@@ -39,7 +40,8 @@ class BlockGradients:
 
     def __init__(self, blocks: Sequence[str], *, when: Callable[[int], bool] = lambda step: True) -> None:
         self.blocks, self.when = list(blocks), when
-        self._armed = when(0)
+        self._expected: int | None = None  # the step that the next backward pass belongs to; unknown at first
+        self._armed = True
         self._squares: dict[str, Tensor] = {}
         self._samples: dict[str, int] = {}
 
@@ -71,9 +73,17 @@ class BlockGradients:
         Args:
             step: the step whose backward pass has just run.
             grad_scale: factor that the loss was multiplied by (fp16 loss scaling); divided out.
+
+        Raises:
+            RequestError: if steps were left out. Call it after every backward pass; ``when`` says which are read.
         """
+        if self._expected not in (None, step):
+            raise RequestError(
+                f"read({step}) came where read({self._expected}) was due: call read after every backward pass, and let"
+                " when= choose the steps."
+            )
         records = []
-        if self._armed and self._squares:
+        if self.when(step) and self._squares:
             names = [name for name in self.blocks if name in self._squares]
             squares = torch.stack([self._squares[name] for name in names]).tolist()
             for name, square in zip(names, squares, strict=True):
@@ -82,6 +92,7 @@ class BlockGradients:
                 records.append(BlockGradientRecord(step, name, self.blocks.index(name), rms))
         self._squares.clear()
         self._samples.clear()
+        self._expected = step + 1
         self._armed = self.when(step + 1)
         return records
 

@@ -268,8 +268,11 @@ def make_probes(model: nn.Module, config: RunConfig, *, total_steps: int, displa
     """The gradient at each block, about twenty times in the run, where that can be read."""
     if not config.train.probe:
         return []
-    if config.train.compile or not isinstance(model, ResNet):
-        display.note("gradient per block: not recorded, because the network is compiled or not one of the catalog's")
+    if config.train.compile:
+        display.note("gradient per block: not recorded, because hooks don't fire in a compiled network")
+        return []
+    if not isinstance(model, ResNet):
+        display.note("gradient per block: not recorded, because a network of your own doesn't say what its blocks are")
         return []
     return [BlockGradients([name for name, _ in model.blocks()], when=readings(total_steps))]
 

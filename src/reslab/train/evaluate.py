@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol
 
@@ -38,13 +39,13 @@ class Task(Protocol):
 class Batches(Protocol):
     """What ``fit`` and ``evaluate`` need of a loader; ``reslab.data.loader`` has them."""
 
-    num_samples: int
+    batch_size: int
 
     def __len__(self) -> int:
         """Batches an epoch."""
 
-    def batches(self, epoch: int = 0, *, start: int = 0) -> Any:
-        """Iterates over (images, labels) of one epoch, from batch ``start`` on."""
+    def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (N, C, H, W) and labels of one epoch, from batch ``start`` on."""
 
 
 def autocast(amp: AmpKind, device: torch.device) -> AbstractContextManager[Any]:

@@ -174,7 +174,7 @@ def fit(
     """
     train_loader, val_loader = loaders
     device, recorder = options.device, recorder or Recorder()
-    check_options(options, has_validation=val_loader is not None, batch_size=getattr(train_loader, "batch_size", None))
+    check_options(options, has_validation=val_loader is not None, batch_size=train_loader.batch_size)
     if options.channels_last:
         model.to(memory_format=torch.channels_last)
     scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
@@ -317,13 +317,13 @@ def fit(
     )
 
 
-def check_options(options: FitOptions, *, has_validation: bool, batch_size: int | None) -> None:
+def check_options(options: FitOptions, *, has_validation: bool, batch_size: int) -> None:
     """Refuses options that contradict each other or the data."""
     if options.steps < 1:
         raise RequestError(f"A run needs at least one step, got {options.steps}.")
     if options.patience is not None and not has_validation:
         raise RequestError("Early stopping (patience) needs a validation split: set val_split above 0.")
-    if options.accumulate < 1 or (batch_size is not None and options.accumulate > batch_size):
+    if options.accumulate < 1 or options.accumulate > batch_size:
         raise RequestError(
             f"accumulate splits a batch of {batch_size} into 1 to {batch_size} parts, got {options.accumulate}."
         )
