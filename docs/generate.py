@@ -1,4 +1,4 @@
-"""Writes the generated tables of docs/*.md from the code. ``--check`` only says whether they are up to date.
+"""Writes catalog.json and the generated tables of docs/*.md from the code; ``--check`` says whether they are stale.
 
 A table stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``; everything else on a page is written by hand.
 """
@@ -18,6 +18,7 @@ from reslab.config import FLAGS, leaves
 from reslab.data.sources import SOURCES
 from reslab.models.catalog import MODELS
 from reslab.models.summary import describe_model
+from reslab.models.table import CATALOG_FILE, catalog_rows
 from reslab.records import BlockGradientRecord, EpochRecord, Errors, RunRecord, StepRecord
 
 DOCS = Path(__file__).parent
@@ -56,7 +57,7 @@ def catalog() -> str:
             f"`{row['stem']}`",
             str(row["num_classes"]),
         )
-        for row in map(describe_model, MODELS)
+        for row in catalog_rows()
     ]
     header = ("name", "parameters", "depth", "blocks", "shortcut", "stem", "classes")
     return table(header, rows, right=("parameters", "depth", "classes"))
@@ -131,6 +132,11 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+def counted() -> str:
+    """catalog.json, from which ``reslab models`` answers: every network built and counted, a line each."""
+    return "[\n" + ",\n".join(json.dumps(describe_model(name)) for name in MODELS) + "\n]\n"
+
+
 def fill(text: str) -> str:
     """A page with its tables made anew."""
     return MARKED.sub(lambda found: f"{found[1]}{TABLES[found['name']]()}{found[3]}", text)
@@ -139,9 +145,10 @@ def fill(text: str) -> str:
 def main() -> int:
     """Writes the pages, or with ``--check`` names the stale ones. Returns the exit code."""
     stale = []
-    for path in sorted(DOCS.glob("*.md")):
-        text = path.read_text(encoding="utf-8")
-        if (new := fill(text)) != text:
+    makers = {CATALOG_FILE: lambda text: counted(), **dict.fromkeys(sorted(DOCS.glob("*.md")), fill)}
+    for path, make in makers.items():
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        if (new := make(text)) != text:
             stale.append(path.name)
             if "--check" not in sys.argv:
                 path.write_text(new, encoding="utf-8")
@@ -149,7 +156,7 @@ def main() -> int:
         print(f"written: {', '.join(stale) or 'nothing, all tables are up to date'}")
         return 0
     for name in stale:
-        print(f"docs/{name} is not up to date: run `make docs`.")
+        print(f"{name} is not up to date: run `make docs`.")
     return int(bool(stale))
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from reslab.cli.output import console, parse, print_json, table
-from reslab.errors import unknown
+from reslab.models.table import catalog_rows
 
 
 @dataclass
@@ -25,28 +25,19 @@ def run(arguments: list[str]) -> int:
     """Parses, lists, prints. Returns the exit code."""
     flags = parse(ModelsFlags, arguments, command="models")
 
-    from reslab.models.catalog import MODELS, list_models
-    from reslab.models.summary import describe_model
-
-    names = list_models(flags.pattern)
-    if not names:
-        raise unknown("model", flags.pattern, MODELS, hint="A pattern such as 'plain*' works too; quote it.")
-    rows = [describe_model(name) for name in names]
+    rows = catalog_rows(flags.pattern) or by_number(flags.pattern)
     if flags.json:
         print_json({"models": rows})
         return 0
     columns = ["name", "parameters", "depth", "blocks", "shortcut", "stem", "classes"]
-    cells = [
-        [
-            row["name"],
-            f"{row['num_parameters']:,}",
-            row["depth"],
-            row["blocks"],
-            row["shortcut"],
-            row["stem"],
-            row["num_classes"],
-        ]
-        for row in rows
-    ]
+    keys = ["name", "num_parameters", "depth", "blocks", "shortcut", "stem", "num_classes"]
+    cells = [[f"{row[key]:,}" if key == "num_parameters" else row[key] for key in keys] for row in rows]
     console().print(table(columns, cells, numeric=["parameters", "depth", "classes"]))
     return 0
+
+
+def by_number(name: str) -> list[dict[str, Any]]:
+    """A network that goes by number only, such as resnet38, built and counted; the error for any other name."""
+    from reslab.models.summary import describe_model  # torch is needed for these alone
+
+    return [describe_model(name)]
