@@ -140,7 +140,7 @@ def test_a_folder_of_photographs_and_one_of_parquet(make_folder, tmp_path, parqu
     photos = find_source(str(make_folder({"a": 1, "b": 1})))
     assert (photos.classes, photos.augment) == (["a", "b"], "resized_crop_flip")
     table = find_source(str(parquet(tmp_path / "table")))
-    assert (table.classes, table.augment, sorted(table.splits)) == (["0", "1"], "crop_flip", ["test", "train"])
+    assert (table.classes, table.augment, sorted(table.splits)) == (["0", "1"], "resized_crop_flip", ["test", "train"])
 
 
 def test_download_of_mnist_goes_through_torchvision(tmp_path, monkeypatch):
