@@ -187,10 +187,20 @@ def test_best_weights_are_those_of_the_lowest_validation_error(loaders, task):
 
 
 def test_patience_stops_early(loaders, task):
-    _, recorder, result = run(loaders, task, steps=300, patience=2, lr=1e-9)
+    model, recorder, result = run(loaders, task, steps=300, patience=2, lr=1e-9)
     assert result.status == "early"
     assert len(recorder.epochs) < 100
     assert recorder.epochs[-1].epoch - result.best_epoch == 2
+    assert equal(model.state_dict(), result.best)
+    assert not equal(result.last, result.best)
+
+
+def test_a_run_that_was_killed_when_patience_had_run_out_stops_at_once(loaders, task):
+    first = run(loaders, task, steps=300, patience=2, lr=1e-9)[1]
+    _, second, result = run(
+        loaders, task, steps=300, patience=2, lr=1e-9, recorder=Memory(state=first.checkpoints[-1][1])
+    )
+    assert (result.status, second.steps) == ("early", [])
 
 
 def test_ema_weights_are_validated_and_returned(loaders, task):

@@ -114,6 +114,10 @@ class Progress:
     best_loss: float = math.inf
     best_epoch: int = -1
 
+    def ran_out(self, patience: int | None) -> bool:
+        """Whether the epochs since the best one have used up the patience; asked between epochs."""
+        return patience is not None and self.batch == 0 and self.epoch - 1 - self.best_epoch >= patience
+
     def start_epoch(self, epoch: int) -> None:
         """Resets what counts per epoch."""
         self.epoch, self.batch = epoch, 0
@@ -153,6 +157,8 @@ def fit(
     probes: Sequence[Probe] = (),
 ) -> FitResult:
     """Trains ``model`` for ``options.steps`` steps and leaves it with the weights of the last one.
+
+    If patience runs out before, training stops and the model gets the best weights back.
 
     Args:
         model: on ``options.device``; takes images (N, C, H, W).
@@ -195,6 +201,10 @@ def fit(
         interrupted = stack.enter_context(catch_interrupts())
 
         while progress.step < options.steps:
+            if progress.ran_out(options.patience):
+                status = "early"
+                break
+
             # ---- one epoch, or what is left of it
             model.train()
             started = time.perf_counter()
@@ -228,14 +238,12 @@ def fit(
                 scaler.unscale_(optimizer)
                 max_norm = options.clip_grad_norm or math.inf
                 grad_norm = nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
-                loss_value, norm_value, num_wrong = torch.stack(
-                    [loss, grad_norm, wrong]
-                ).tolist()  # the step's one sync
-                overflowed = scaler.is_enabled() and math.isfinite(loss_value) and not math.isfinite(norm_value)
-                if not math.isfinite(loss_value) or (
-                    not math.isfinite(norm_value) and (not overflowed or grad_scale < 1)
-                ):
-                    what = "gradient" if math.isfinite(loss_value) else "loss"
+                # the step's one wait for the device
+                loss_value, norm_value, num_wrong = torch.stack([loss, grad_norm, wrong]).tolist()
+                finite_loss, finite_norm = math.isfinite(loss_value), math.isfinite(norm_value)
+                overflowed = finite_loss and not finite_norm and scaler.is_enabled() and grad_scale >= 1
+                if not (finite_loss and (finite_norm or overflowed)):
+                    what = "gradient" if finite_loss else "loss"
                     origin = locate(model, task, images, labels, options=options, grad_scale=grad_scale)
                     raise NonFiniteError(
                         progress.step, progress.epoch, what, lr=lr, origin=origin, images=images, labels=labels
@@ -297,21 +305,20 @@ def fit(
                     duration_s=progress.train_s + time.perf_counter() - validated,
                 )
             )
-            epochs_without_gain = progress.epoch - progress.best_epoch
             progress.start_epoch(progress.epoch + 1)
             recorder.checkpoint(state(), step=progress.step)
-            if options.patience is not None and epochs_without_gain >= options.patience:
-                status = "early"
-                break
             if interrupted() and progress.step < options.steps:
                 status = "interrupted"
                 break
 
+    last = copy_weights(model if average is None else average.module)
+    if status == "early" and best is not None:
+        model.load_state_dict(best)
     return FitResult(
         status=status,
         steps=progress.step,
         epoch=max(0, progress.epoch - (progress.batch == 0)),
-        last=copy_weights(model if average is None else average.module),
+        last=last,
         best=best,
         best_epoch=progress.best_epoch if best is not None else None,
     )
