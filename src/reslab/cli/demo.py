@@ -51,7 +51,7 @@ def run(arguments: list[str]) -> int:
     started = time.perf_counter()
     rows: list[Row] = []
     if screen.is_terminal:
-        with Live(console=screen, refresh_per_second=2, transient=True) as live:
+        with Live(console=screen, refresh_per_second=2) as live:
             for rows in run_demo(configs, flags.out, workers=flags.workers or None):
                 live.update(demo_table(rows, total_epochs=flags.epochs))
     else:
@@ -67,7 +67,8 @@ def run(arguments: list[str]) -> int:
         print_json({"rows": [asdict(row) for row in rows], "conclusion": sentence, "page": str(page)})
         return 0
     out = console()
-    out.print(demo_table(rows, total_epochs=flags.epochs))
+    if not (screen.is_terminal and sys.stdout.isatty()):  # there the live table still stands
+        out.print(demo_table(rows, total_epochs=flags.epochs))
     out.print(f"\n{sentence}", soft_wrap=True)
     out.print(f"\n{len(rows)} networks in {time.perf_counter() - started:.0f} s. Pictures: {page}")
     return 0
