@@ -270,3 +270,29 @@ def test_ctrl_c_with_loader_workers_ends_cleanly_and_resumes(tmp_path):
     resumed = subprocess.run([*command, "--resume", "--epochs", "3"], capture_output=True, text=True, env=environment)
     assert resumed.returncode == 2
     assert "train.epochs was 200, now 3" in resumed.stderr
+
+
+def test_a_run_is_evaluated_from_another_folder_than_it_was_trained_in(tmp_path, monkeypatch):
+    from PIL import Image
+
+    for label in ("a", "b"):
+        (tmp_path / "mine" / label).mkdir(parents=True)
+        for number in range(4):
+            Image.new("L", (8, 8), 60 * number).save(tmp_path / "mine" / label / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    data = DataConfig(name="mine", dir="somewhere", batch_size=4, workers=0, val_split=0.25)
+    short = TrainConfig(steps=1, device="cpu", threads=1)
+    outcome = train(config(data=data, train=short), tmp_path / "r")
+    assert load_config(outcome.folder.config).data.dir == str(tmp_path / "somewhere")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    found = evaluate_run(outcome.folder)
+    assert (found["split"], found["error"], found["same_data"]) == ("val", outcome.record.best.val_error, True)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_a_damaged_card_is_named(tmp_path, content):
+    outcome = train(config(train=TrainConfig(steps=1, device="cpu", threads=1)), tmp_path / "r")
+    outcome.folder.weights_card.write_text(content)
+    with pytest.raises(RequestError, match=r"weights\.json is damaged"):
+        evaluate_run(outcome.folder)

@@ -79,7 +79,7 @@ def train(
     if not resuming:
         clear_folder(folder)
         folder.root.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder.config, config.to_toml())
+        write_atomic(folder.config, with_absolute_data_dir(config).to_toml())
     write_atomic(folder.run, record.to_json())
     started, earlier_s = time.perf_counter(), record.duration_s
     result = fit_into(folder, record, parts, config, display, resuming=resuming)
@@ -183,6 +183,14 @@ def fit_into(
     finally:
         recorder.close()
         display.stop()
+
+
+def with_absolute_data_dir(config: RunConfig) -> RunConfig:
+    """So that ``evaluate`` finds the data from any folder."""
+    if not config.data.dir:
+        return config
+    found = str(Path(config.data.dir).resolve())
+    return config.model_copy(update={"data": config.data.model_copy(update={"dir": found})})
 
 
 def check_same_data(before: RunRecord, now: RunRecord, folder: RunFolder) -> None:

@@ -14,6 +14,7 @@ from reslab import config as builders
 from reslab.config import RunConfig, load_config
 from reslab.data.images import EXTENSIONS
 from reslab.data.prepare import fit_for_prediction
+from reslab.data.sources import SOURCES
 from reslab.data.transforms import Preprocess
 from reslab.errors import RequestError
 from reslab.models.weights import load_own_weights
@@ -57,8 +58,12 @@ def open_run(folder: RunFolder, *, weights: str = "", device: torch.device | Non
     if not folder.weights_card.exists():
         status = folder.read_run().status if folder.run.exists() else "not started"
         raise RequestError(f"{folder.root} has no weights yet: the run is {status}. Go on with it by --resume.")
-    card = decode(folder.weights_card.read_text(encoding="utf-8"))
-    config, preprocess = load_config(folder.config), Preprocess.from_dict(card["preprocess"])
+    try:
+        card = decode(folder.weights_card.read_text(encoding="utf-8"))
+        preprocess = Preprocess.from_dict(card["preprocess"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"{folder.weights_card} is damaged: {type(error).__name__}: {error}.") from None
+    config = load_config(folder.config)
     model = builders.build_model(config.model, num_classes=card["num_classes"], in_channels=preprocess.channels)
     paths = {"": folder.weights, "best": folder.weights, "last": folder.last_weights}
     load_own_weights(model, paths.get(weights, Path(weights)))
@@ -89,7 +94,7 @@ def evaluate_run(
     config = trained.config
     data_config = config.data.model_copy(
         update={
-            "name": data or config.data.name,
+            "name": data or where_now(config.data.name, folder),
             "val_split": 0 if data else config.data.val_split,
             "dir": data_dir or config.data.dir,
             "channels": trained.preprocess.channels,
@@ -119,6 +124,13 @@ def evaluate_run(
         "classes": trained.classes,
         "same_data": fingerprint == found.train.fingerprint(),
     }
+
+
+def where_now(name: str, folder: RunFolder) -> str:
+    """The run's data; a folder that was named from elsewhere is found by the path that run.json recorded."""
+    recorded = folder.read_run().data.get("path", "")
+    is_path = name not in SOURCES and not name.startswith("hf:")
+    return recorded if is_path and not Path(name).is_dir() and Path(recorded).is_dir() else name
 
 
 @dataclass(frozen=True)
