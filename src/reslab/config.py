@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from reslab.data.prepare import Data
     from reslab.data.transforms import Preprocess
+    from reslab.models.architecture import Changes
     from reslab.train.fit import FitOptions
     from reslab.train.schedule import Schedule
 
@@ -44,11 +45,24 @@ class ModelConfig(Section):
     """[model]."""
 
     name: str = Field("resnet20", description="Network: a catalog name, any CIFAR depth 6n+2, or my_pkg.nets:builder.")
-    shortcut: Literal["auto", "identity", "zero_pad", "zero_pad_both", "projection", "projection_all", "none"] = Field(
+    shortcut: Literal["auto", "identity", "zero_pad", "zero_pad_both", "projection", "projection_pool", "projection_all", "none"] = Field(
         "auto", description="Kind of shortcut; auto is the network's own."
     )
+    connection: str = Field(
+        "auto", description="How shortcut and branch are joined: add, rezero, fixup, mhc, ...; auto is the network's own."
+    )
+    order: Literal["auto", "post", "bn_after", "relu_before", "relu_only", "pre"] = Field(
+        "auto", description="Order of norm and activation about the junction; auto is the network's own."
+    )
+    norm: Literal["auto", "batch", "group", "layer", "frozen_batch", "none"] = Field(
+        "auto", description="Kind of norms; auto is the network's own."
+    )
+    drop_path: Share = Field(0.0, description="Share of samples whose last branch is dropped; earlier ones linearly less.")
     zero_init_residual: bool = Field(False, description="Start each branch at zero.")
     dropout: Share = Field(0.0, description="Share of features dropped before the head.")
+    checkpoint_blocks: bool = Field(
+        False, description="Keep the blocks' inputs only and compute the rest again: less memory, more time."
+    )
 
 
 class DataConfig(Section):
@@ -137,8 +151,13 @@ FLAGS: dict[str, str] = {
     # flag: its place in the tree; everything else is reached by --set
     "model": "model.name",
     "shortcut": "model.shortcut",
+    "connection": "model.connection",
+    "order": "model.order",
+    "norm": "model.norm",
+    "drop_path": "model.drop_path",
     "zero_init_residual": "model.zero_init_residual",
     "dropout": "model.dropout",
+    "checkpoint_blocks": "model.checkpoint_blocks",
     "data": "data.name",
     "data_dir": "data.dir",
     "download": "data.download",
@@ -259,14 +278,18 @@ def build_model(config: ModelConfig, *, num_classes: int, in_channels: int) -> n
 
     if ":" in config.name:
         return call_builder(config.name, num_classes=num_classes, in_channels=in_channels)
-    return create_model(
-        config.name,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        shortcut=None if config.shortcut == "auto" else config.shortcut,
-        zero_init_residual=config.zero_init_residual,
-        dropout=config.dropout,
-    )
+    return create_model(config.name, num_classes=num_classes, in_channels=in_channels, **changes_of(config))
+
+
+def changes_of(config: ModelConfig) -> Changes:
+    """The choices that differ from the network's own."""
+    defaults = ModelConfig()
+    given = {
+        name: value
+        for name in ModelConfig.model_fields
+        if name != "name" and (value := getattr(config, name)) != getattr(defaults, name)
+    }
+    return cast("Changes", given)
 
 
 def call_builder(spec: str, *, num_classes: int, in_channels: int) -> nn.Module:
@@ -365,6 +388,7 @@ def build_schedule(config: ScheduleConfig, *, lr: float, total_steps: int, steps
 
 def build_options(config: RunConfig, *, total_steps: int, device: torch.device) -> FitOptions:
     """What ``fit`` needs besides model, data, optimiser and schedule."""
+    from reslab.models.architecture import Changes
     from reslab.train.fit import FitOptions
 
     train = config.train

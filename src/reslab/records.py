@@ -398,6 +398,22 @@ def as_percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f} %"
 
 
+def as_short(count: int | None) -> str:
+    """How a large count is written where three digits do; a dash where there is none.
+
+    Example:
+        >>> as_short(4_089_184_256), as_short(853_018), as_short(10), as_short(None)
+        ('4.09 G', '853 k', '10', '-')
+    """
+    if count is None:
+        return "-"
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= 0.9995 * size:
+            share = count / size
+            return f"{share:.{0 if share >= 99.95 else 1 if share >= 9.995 else 2}f} {unit}"
+    return str(count)
+
+
 def first_and_last(
     records: Iterable[BlockGradientRecord],
 ) -> tuple[list[BlockGradientRecord], list[BlockGradientRecord]]:
@@ -408,3 +424,101 @@ def first_and_last(
     if not by_step:
         return [], []
     return by_step[min(by_step)], by_step[max(by_step)]
+
+
+LayerKind = Literal["conv", "linear", "norm", "activation", "pool", "attention", "other"]
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One layer as a picture names it.
+
+    Args:
+        kind: what sort of layer.
+        text: such as ``"3x3 conv, 64, /2"`` or ``"batch norm"``; its parts are separated by ``", "``.
+    """
+
+    kind: LayerKind
+    text: str
+
+
+@dataclass(frozen=True)
+class BlockRecord:
+    """A run of equal blocks: one described, and how many there are. Numbers are of one block.
+
+    Args:
+        name: of the first block, such as ``layer1.0``.
+        last: name of the last one.
+        count: how many.
+        kind: ``basic``, ``bottleneck``, ``single``, or what its class is called.
+        in_shape: channels and resolution of one sample, such as (64, 56, 56).
+        out_shape: the same of the result.
+        entry: layers before the way forks.
+        branch: layers of F(x) in executed order.
+        shortcut: ``identity``, ``zero_pad``, ``projection``, ``projection_pool``, ``other``; ``none`` of a plain block;
+            ``inside`` where the block's inner ways are not told apart.
+        shortcut_layers: layers of S(x).
+        junction: how both are joined, in words; empty without a shortcut.
+        after: layers that follow the junction.
+        num_parameters: all of them.
+        macs: multiply-accumulates of convolutions and linear layers for one sample.
+    """
+
+    name: str
+    last: str
+    count: int
+    kind: str
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    entry: tuple[LayerRecord, ...]
+    branch: tuple[LayerRecord, ...]
+    shortcut: str
+    shortcut_layers: tuple[LayerRecord, ...]
+    junction: str
+    after: tuple[LayerRecord, ...]
+    num_parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """Stem, stage or head: layers in a row, or blocks in a row.
+
+    Args:
+        name: such as ``layer1``.
+        in_shape: channels and resolution of one sample.
+        out_shape: the same of the result.
+        layers: of a stem or head; empty in a stage.
+        blocks: runs of equal blocks; empty in a stem or head.
+        num_parameters: of all its blocks together.
+        macs: of all its blocks together.
+    """
+
+    name: str
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    layers: tuple[LayerRecord, ...]
+    blocks: tuple[BlockRecord, ...]
+    num_parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class StructureRecord:
+    """What a network is made of, equal blocks folded: enough to print or draw it.
+
+    Args:
+        name: of the network.
+        in_shape: channels and resolution of one sample.
+        depth: convolutions and linear layers in a row, those of shortcuts and attention not counted.
+        num_parameters: all of them.
+        macs: multiply-accumulates of convolutions and linear layers for one sample.
+        stages: stem, stages and head in executed order.
+    """
+
+    name: str
+    in_shape: tuple[int, ...]
+    depth: int
+    num_parameters: int
+    macs: int
+    stages: tuple[StageRecord, ...]

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from reslab.errors import RequestError
-from reslab.models.catalog import MODELS, create_model, depth_of, find_builder, list_models, twin_of
-from reslab.models.resnet import Bottleneck, cifar_resnet, imagenet_resnet
+from reslab.models.catalog import MODELS, create_model, depth_of, find_entry, list_models, twin_of
+from reslab.models.families import cifar, cifar_bottleneck, imagenet, wide
 
 
 def message_of(name, **options) -> str:
@@ -52,7 +52,7 @@ def test_a_depth_that_is_not_6n_plus_2_names_its_neighbours(name, below, above):
     assert "6n+2" in message
     assert f"'{below}' and '{above}'" in message
     for offer in (below, above):
-        assert find_builder(offer).func is cifar_resnet
+        assert find_entry(offer).widths == (16, 32, 64)
 
 
 @pytest.mark.parametrize("name", ["resnet21", "plain21", "plain51"])
@@ -112,24 +112,39 @@ def test_zero_init_would_silence_a_plain_network(name):
 @pytest.mark.parametrize("depth", [2, 7, 0, -4, 21])
 def test_the_cifar_builder_refuses_other_depths(depth):
     with pytest.raises(RequestError, match=f"Depth {depth} is not 6n"):
-        cifar_resnet(depth)
+        cifar(depth)
+
+
+@pytest.mark.parametrize("depth", [2, 20, 165])
+def test_the_bottleneck_builder_refuses_other_depths(depth):
+    if depth == 20:
+        assert cifar_bottleneck(depth).num_blocks == (2, 2, 2)
+        return
+    with pytest.raises(RequestError, match=f"Depth {depth} is not 9n"):
+        cifar_bottleneck(depth)
+
+
+@pytest.mark.parametrize("depth", [4, 20, 29])
+def test_the_wide_builder_refuses_other_depths(depth):
+    with pytest.raises(RequestError, match=f"Depth {depth} is not 6n"):
+        wide(depth, 4)
 
 
 def test_the_imagenet_builder_refuses_other_depths():
-    with pytest.raises(RequestError, match="18, 34, 50, 101, 152; got 20"):
-        imagenet_resnet(20)
+    with pytest.raises(RequestError, match="18, 34, 50, 101, 152, 200; got 20"):
+        imagenet(20)
 
 
 def test_list_models_follows_shell_patterns_in_the_catalogs_order():
     assert list_models() == list(MODELS)
     assert list_models("plain?6") == ["plain56"]
-    assert list_models("*50*") == ["resnet50", "plain50", "resnet50_small", "plain50_small"]
+    assert list_models("*n50*") == ["plain50", "plain50_small"]
     assert list_models("*_small") == [name for name in MODELS if name.endswith("_small")]
-    assert list_models("vgg*") == []
+    assert list_models("xresnet*") == []
     assert list_models("RESNET*") == []
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*list_models("resnet*"), *list_models("plain*")])
 def test_twin_of_is_its_own_inverse(name):
     assert twin_of(name) != name
     assert twin_of(twin_of(name)) == name
@@ -161,7 +176,7 @@ def test_classes_default_to_the_families(name, classes):
 def test_names_dont_lie():
     with torch.device("meta"):
         fifty, small = create_model("resnet50"), create_model("resnet50_small")
-    assert fifty.architecture.block is small.architecture.block is Bottleneck
+    assert fifty.architecture.block == small.architecture.block == "bottleneck"
     assert (fifty.architecture.stem, small.architecture.stem) == ("imagenet", "small")
     assert fifty.layer2[0].conv2.stride == (2, 2)  # v1.5: the stride sits on the 3x3
 
@@ -180,8 +195,11 @@ def test_a_builder_is_as_good_as_a_name():
 
 @pytest.mark.parametrize("options", [{"shortcut": "projection"}, {"zero_init_residual": True}, {"dropout": 0.5}])
 def test_a_builder_takes_no_options_of_ours(options):
-    message = message_of(lambda **_: nn.Identity(), **options)
-    assert "catalog's networks only" in message
+    def build(*, num_classes=10, in_channels=3):
+        return nn.Linear(in_channels, num_classes)
+
+    message = message_of(build, **options)
+    assert message.startswith(f"Unknown choice of build {next(iter(options))!r}")
 
 
 def test_building_leaves_the_catalog_alone():

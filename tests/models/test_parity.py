@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor
 
 from reslab.models.catalog import create_model
-from reslab.models.resnet import CIFAR_DEPTHS
+from reslab.models.families import CIFAR_DEPTHS
 
 IMAGENET_NAMES = [
     "resnet18",

@@ -5,9 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reslab.layers.connections import CONNECTIONS
 from reslab.layers.shortcut import SHORTCUT_KINDS, NoShortcut
+from reslab.models.architecture import Architecture, change
+from reslab.models.block import Block
 from reslab.models.catalog import create_model, twin_of
-from reslab.models.resnet import BasicBlock, Bottleneck
 
 RESIDUAL_KINDS = [kind for kind in SHORTCUT_KINDS if kind not in ("none", "identity")]
 OPTION_A = ("zero_pad", "zero_pad_both")
@@ -77,13 +79,20 @@ def test_a_plain_block_is_the_residual_block_minus_its_shortcut(name, training):
         assert twin.shortcut(x) is None
 
 
-@pytest.mark.parametrize("block_type", [BasicBlock, Bottleneck])
+def one_block(kind: str, *, in_channels: int, width: int, stride: int = 1, **changes) -> Block:
+    """The second block of a two-stage network if it has a stride, or else its first."""
+    expansion = 4 if kind == "bottleneck" else 1
+    base = Architecture(kind, (1, 1), (in_channels // expansion, width), "small", stem_width=in_channels)
+    architecture = change(base, **changes)
+    return Block(architecture, architecture.sites()[1 if stride == 2 else 0][0])
+
+
+@pytest.mark.parametrize("block_type", ["basic", "bottleneck", "single"])
 @pytest.mark.parametrize("kind", SHORTCUT_KINDS)
 def test_a_block_leaves_its_input_alone(block_type, kind):
     torch.manual_seed(0)
-    width = 8
-    block = block_type(width * block_type.expansion, width, shortcut=kind)
-    x = torch.randn(2, width * block_type.expansion, 5, 5)
+    block = one_block(block_type, in_channels=8, width=8, shortcut=kind)
+    x = torch.randn(2, 8, 5, 5)
     before = x.clone()
     out = block(x)
     assert out.shape == x.shape
@@ -91,14 +100,27 @@ def test_a_block_leaves_its_input_alone(block_type, kind):
     assert out.min() >= 0
 
 
-@pytest.mark.parametrize("block_type", [BasicBlock, Bottleneck])
+@pytest.mark.parametrize("order", ["post", "bn_after", "relu_before", "relu_only", "pre"])
+@pytest.mark.parametrize("connection", CONNECTIONS)
+def test_a_block_of_any_order_and_connection_leaves_its_input_alone(order, connection):
+    torch.manual_seed(0)
+    order = CONNECTIONS[connection].implies.get("order", order)
+    block = one_block("basic", in_channels=8, width=8, order=order, connection=connection)
+    x = torch.randn(3, 2, 8, 5, 5) if block.streams else torch.randn(2, 8, 5, 5)
+    if block.streams:
+        x = x[:1].repeat(4, 1, 1, 1, 1)
+    before = x.clone()
+    block(x.requires_grad_()).square().sum().backward()  # and nothing that autograd needs was written over
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("block_type", ["basic", "bottleneck"])
 @pytest.mark.parametrize("kind", [*RESIDUAL_KINDS, "identity"])
 def test_gradients_of_a_block_equal_finite_differences(block_type, kind):
     torch.manual_seed(0)
     changes = kind != "identity"
-    block = block_type(
-        8, 8 // block_type.expansion * (2 if changes else 1), stride=2 if changes else 1, shortcut=kind
-    ).double()
+    width = 8 // (4 if block_type == "bottleneck" else 1) * (2 if changes else 1)
+    block = one_block(block_type, in_channels=8, width=width, stride=2 if changes else 1, shortcut=kind).double()
     x = torch.randn(2, 8, 3, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(block.eval(), (x,), eps=1e-6, atol=1e-5)
 

@@ -1,6 +1,6 @@
-"""Shortcuts S(x): what goes past the branch. One class a kind; ``SHORTCUTS`` says which kind a block gets.
+"""Shortcuts S(x): what goes past the branch. One class a kind; ``make_shortcut`` says which one a block gets.
 
-Shape letters: N images, C channels, H height, W width.
+Shape letters: N samples, C channels, ``*`` the 1, 2 or 3 dimensions of a position.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reslab.errors import RequestError, unknown
+from reslab.layers.nd import Parts
 
-ShortcutKind = Literal["identity", "zero_pad", "zero_pad_both", "projection", "projection_all", "none"]
+ShortcutKind = Literal[
+    "identity", "zero_pad", "zero_pad_both", "projection", "projection_pool", "projection_all", "none"
+]
 """``zero_pad`` is option A of the paper, ``projection`` option B, ``projection_all`` option C, ``none`` the plain twin.
 
 ``zero_pad_both`` is option A with the new channels split before and after the old ones, as the widespread CIFAR weights
-of akamaster/pytorch_resnet_cifar10 expect it.
+of akamaster/pytorch_resnet_cifar10 expect it. ``projection_pool`` is option B of ResNet-D: a mean takes the stride.
 """
 
 SHORTCUT_KINDS: tuple[ShortcutKind, ...] = get_args(ShortcutKind)
@@ -36,11 +39,11 @@ class ZeroPad(nn.Module):
     Args:
         in_channels: channels of ``x``.
         out_channels: channels of the result, at least ``in_channels``.
-        stride: every how many pixels are kept.
+        stride: every how many positions are kept, in each dimension.
         layout: ``"last"`` puts all new channels after the old ones; ``"both"`` half before and half after.
 
     Shape:
-        x (N, C_in, H, W) -> (N, C_out, ceil(H / stride), ceil(W / stride))
+        x (N, C_in, *) -> (N, C_out, ceil(* / stride))
 
     Reference:
         He et al. 2015, arXiv:1512.03385, sec. 3.3, option A. The paper leaves the layout open.
@@ -59,8 +62,10 @@ class ZeroPad(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Subsamples and pads ``x``."""
-        x = x[:, :, :: self.stride, :: self.stride]
-        return F.pad(x, (0, 0, 0, 0, self.before, self.after))  # (N, C_in, H', W') -> (N, C_out, H', W')
+        ndim = x.ndim - 2
+        if self.stride > 1:
+            x = x[(slice(None), slice(None), *[slice(None, None, self.stride)] * ndim)]
+        return F.pad(x, (*[0] * 2 * ndim, self.before, self.after))  # (N, C_in, *) -> (N, C_out, *)
 
     def extra_repr(self) -> str:
         """What ``print`` shows."""
@@ -68,25 +73,52 @@ class ZeroPad(nn.Module):
 
 
 class Projection(nn.Sequential):
-    """Options B and C: a 1x1 convolution with the stride, then batch norm.
+    """Options B and C: a 1x1 convolution with the stride, then a norm.
 
-    A Sequential, so that its state_dict keys are torchvision's ``downsample.0`` and ``downsample.1``.
+    A Sequential, so that its state_dict keys are torchvision's ``downsample.0`` and ``downsample.1``, and with ``pool``
+    those of timm's ResNet-D, ``downsample.1`` and ``downsample.2``.
+
+    Args:
+        in_channels: channels of ``x``.
+        out_channels: channels of the result.
+        stride: of the convolution, or with ``pool`` side of the cells that are averaged before it.
+        parts: makes the layers.
+        norm: whether there is one; a pre-activation block has none.
+        pool: take the stride by a mean, as ResNet-D.
 
     Shape:
-        x (N, C_in, H, W) -> (N, C_out, ceil(H / stride), ceil(W / stride))
+        x (N, C_in, *) -> (N, C_out, ceil(* / stride))
 
     Reference:
-        He et al. 2015, arXiv:1512.03385, eq. 2 and sec. 3.3, options B and C.
+        He et al. 2015, arXiv:1512.03385, eq. 2 and sec. 3.3; the pool: He et al. 2018, arXiv:1812.01187, Fig. 2c.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
-        super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
-            nn.BatchNorm2d(out_channels),
-        )
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        parts: Parts | None = None,
+        norm: bool = True,
+        pool: bool = False,
+    ) -> None:
+        parts = parts or Parts()
+        pools = [parts.make_avg_pool(stride) if stride > 1 else nn.Identity()] if pool else []
+        conv = parts.make_conv(in_channels, out_channels, 1, stride=1 if pool else stride, last=True)
+        norms = [parts.make_norm(out_channels)] if norm and parts.norm != "none" else []
+        super().__init__(*pools, conv, *norms)
 
 
-def make_shortcut(kind: ShortcutKind, in_channels: int, out_channels: int, *, stride: int) -> nn.Module:
+def make_shortcut(
+    kind: ShortcutKind,
+    in_channels: int,
+    out_channels: int,
+    *,
+    stride: int,
+    parts: Parts | None = None,
+    norm: bool = True,
+) -> nn.Module:
     """The shortcut that a block of these dimensions gets under ``kind``.
 
     ``zero_pad`` and ``projection`` say what happens where the dimensions change; elsewhere the shortcut is the
@@ -97,8 +129,9 @@ def make_shortcut(kind: ShortcutKind, in_channels: int, out_channels: int, *, st
     changes = stride != 1 or in_channels != out_channels
     if kind == "none":
         return NoShortcut()
-    if kind == "projection_all" or (kind == "projection" and changes):
-        return Projection(in_channels, out_channels, stride=stride)
+    if kind == "projection_all" or (kind in ("projection", "projection_pool") and changes):
+        pool = kind == "projection_pool"
+        return Projection(in_channels, out_channels, stride=stride, parts=parts, norm=norm, pool=pool)
     if not changes:
         return nn.Identity()
     if kind == "zero_pad":

@@ -1,56 +1,177 @@
-"""The one dict of names and builders, and the two functions that read it."""
+"""The one dict of names, and the functions that read it."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import Unpack
 
 from torch import nn
 
 from reslab.errors import RequestError, unknown
-from reslab.layers.shortcut import ShortcutKind
-from reslab.models.resnet import IMAGENET_DEPTHS, ResNet, cifar_resnet, imagenet_resnet
+from reslab.models.architecture import Architecture, Changes, change
+from reslab.models.families import (
+    IMAGENET_DEPTHS,
+    cifar,
+    cifar_bottleneck,
+    cifar_resnext,
+    highway,
+    imagenet,
+    wide,
+)
+from reslab.models.mobilenet import mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
+from reslab.models.resnet import ResNet
+from reslab.models.vgg import plain_stack, vgg, vgg_cifar
 
-Builder = Callable[..., ResNet]
+Entry = Architecture | Callable[..., nn.Module]
 
-MODELS: dict[str, Builder] = {
+PLAIN: Changes = {"shortcut": "none"}
+PRE: Changes = {"order": "pre"}
+SMALL: Changes = {"stem": "small"}
+C: Changes = {"stem": "deep"}
+D: Changes = {"stem": "deep", "shortcut": "projection_pool"}
+T: Changes = {"stem": "deep_tiered", "shortcut": "projection_pool"}
+SE: Changes = {"attention": "se"}
+ECA: Changes = {"attention": "eca"}
+V1: Changes = {"stride_on": "1x1"}
+TF: Changes = {"order": "pre", "stride_in": "last", "stem": "tensorflow", "conv_bias": "last"}
+BIT: Changes = {"order": "pre", "norm": "group", "conv": "standardised", "stem": "tensorflow"}
+FIXUP: Changes = {"connection": "fixup"}
+NORM_FREE: Changes = {"connection": "norm_free"}
+
+MODELS: dict[str, Entry] = {
     # CIFAR networks of He et al. 2015: width 16-32-64, option A
-    "resnet20": partial(cifar_resnet, 20),
-    "resnet32": partial(cifar_resnet, 32),
-    "resnet44": partial(cifar_resnet, 44),
-    "resnet56": partial(cifar_resnet, 56),
-    "resnet110": partial(cifar_resnet, 110),
-    "resnet1202": partial(cifar_resnet, 1202),
+    "resnet20": cifar(20),
+    "resnet32": cifar(32),
+    "resnet44": cifar(44),
+    "resnet56": cifar(56),
+    "resnet110": cifar(110),
+    "resnet1202": cifar(1202),
     # their plain twins
-    "plain20": partial(cifar_resnet, 20, shortcut="none"),
-    "plain32": partial(cifar_resnet, 32, shortcut="none"),
-    "plain44": partial(cifar_resnet, 44, shortcut="none"),
-    "plain56": partial(cifar_resnet, 56, shortcut="none"),
-    "plain110": partial(cifar_resnet, 110, shortcut="none"),
+    "plain20": cifar(20, PLAIN),
+    "plain32": cifar(32, PLAIN),
+    "plain44": cifar(44, PLAIN),
+    "plain56": cifar(56, PLAIN),
+    "plain110": cifar(110, PLAIN),
+    # CIFAR networks of He et al. 2016: bottlenecks, pre-activation
+    "resnet164": cifar_bottleneck(164),
+    "resnet1001": cifar_bottleneck(1001),
+    "preresnet20": cifar(20, PRE),
+    "preresnet56": cifar(56, PRE),
+    "preresnet110": cifar(110, PRE),
+    "preresnet164": cifar_bottleneck(164, PRE),
+    "preresnet1001": cifar_bottleneck(1001, PRE),
+    # wide, with many groups, with channel attention
+    "wide_resnet16_4": wide(16, 4),
+    "wide_resnet28_10": wide(28, 10),
+    "wide_resnet40_4": wide(40, 4),
+    "resnext29_8x64d": cifar_resnext(29, 8, 64),
+    "resnext29_16x64d": cifar_resnext(29, 16, 64),
+    "seresnet20": cifar(20, SE),
+    "seresnet56": cifar(56, SE),
+    "seresnet110": cifar(110, SE),
+    "ecaresnet20": cifar(20, ECA),
+    "ecaresnet56": cifar(56, ECA),
+    # other connections at CIFAR depths
+    "highway20": highway(20),
+    "highway32": highway(32),
+    "fixup_resnet20": cifar(20, FIXUP),
+    "fixup_resnet56": cifar(56, FIXUP),
+    "fixup_resnet110": cifar(110, FIXUP),
+    "nf_resnet20": cifar(20, NORM_FREE),
+    "nf_resnet56": cifar(56, NORM_FREE),
+    "hyper_resnet56": cifar(56, {"connection": "hyper"}),
+    "mhc_resnet56": cifar(56, {"connection": "mhc"}),
     # ImageNet networks of He et al. 2015: width 64-128-256-512, option B
-    "resnet18": partial(imagenet_resnet, 18),
-    "resnet34": partial(imagenet_resnet, 34),
-    "resnet50": partial(imagenet_resnet, 50),
-    "resnet101": partial(imagenet_resnet, 101),
-    "resnet152": partial(imagenet_resnet, 152),
+    "resnet18": imagenet(18),
+    "resnet34": imagenet(34),
+    "resnet50": imagenet(50),
+    "resnet101": imagenet(101),
+    "resnet152": imagenet(152),
     # their plain twins
-    "plain18": partial(imagenet_resnet, 18, shortcut="none"),
-    "plain34": partial(imagenet_resnet, 34, shortcut="none"),
-    "plain50": partial(imagenet_resnet, 50, shortcut="none"),
-    "plain101": partial(imagenet_resnet, 101, shortcut="none"),
-    "plain152": partial(imagenet_resnet, 152, shortcut="none"),
+    "plain18": imagenet(18, PLAIN),
+    "plain34": imagenet(34, PLAIN),
+    "plain50": imagenet(50, PLAIN),
+    "plain101": imagenet(101, PLAIN),
+    "plain152": imagenet(152, PLAIN),
+    # with the stride on the first 1x1, as in the paper, Caffe and Keras
+    "resnet50_v1": imagenet(50, V1),
+    "resnet101_v1": imagenet(101, V1),
+    "resnet152_v1": imagenet(152, V1),
+    # ImageNet networks of He et al. 2016: pre-activation; _tf as in TensorFlow and Keras V2
+    "preresnet18": imagenet(18, PRE),
+    "preresnet34": imagenet(34, PRE),
+    "preresnet50": imagenet(50, PRE),
+    "preresnet101": imagenet(101, PRE),
+    "preresnet152": imagenet(152, PRE),
+    "preresnet200": imagenet(200, PRE),
+    "preresnet50_tf": imagenet(50, TF),
+    "preresnet101_tf": imagenet(101, TF),
+    "preresnet152_tf": imagenet(152, TF),
+    # deep stems (C), and pooled shortcuts besides (D; T tiered)
+    "resnet50c": imagenet(50, C),
+    "resnet18d": imagenet(18, D),
+    "resnet34d": imagenet(34, D),
+    "resnet50d": imagenet(50, D),
+    "resnet101d": imagenet(101, D),
+    "resnet152d": imagenet(152, D),
+    "preresnet50d": imagenet(50, {**D, **PRE}),
+    # wide, and with many groups
+    "wide_resnet50_2": imagenet(50, {"width_per_group": 128}),
+    "wide_resnet101_2": imagenet(101, {"width_per_group": 128}),
+    "resnext50_32x4d": imagenet(50, {"groups": 32, "width_per_group": 4}),
+    "resnext101_32x8d": imagenet(101, {"groups": 32, "width_per_group": 8}),
+    "resnext101_64x4d": imagenet(101, {"groups": 64, "width_per_group": 4}),
+    # with channel attention
+    "seresnet18": imagenet(18, SE),
+    "seresnet34": imagenet(34, SE),
+    "seresnet50": imagenet(50, SE),
+    "seresnet101": imagenet(101, SE),
+    "seresnet152": imagenet(152, SE),
+    "seresnext50_32x4d": imagenet(50, {**SE, "groups": 32, "width_per_group": 4}),
+    "ecaresnet50": imagenet(50, ECA),
+    "ecaresnet50d": imagenet(50, {**D, **ECA}),
+    "ecaresnet50t": imagenet(50, {**T, **ECA}),
+    "ecaresnet101d": imagenet(101, {**D, **ECA}),
+    # with other norms, and with none
+    "resnet50_gn": imagenet(50, {"norm": "group"}),
+    "preresnet50_bit": imagenet(50, BIT),
+    "preresnet101_bit": imagenet(101, BIT),
+    "fixup_resnet50": imagenet(50, FIXUP),
+    "nf_resnet26": imagenet(50, {**NORM_FREE, "num_blocks": (2, 2, 2, 2)}),
+    "nf_resnet50": imagenet(50, NORM_FREE),
+    "nf_resnet101": imagenet(101, NORM_FREE),
+    "nf_seresnet50": imagenet(50, {**NORM_FREE, **SE}),
     # the ImageNet networks with a 3x3 stem, for images of 8 to 64 pixels
-    "resnet18_small": partial(imagenet_resnet, 18, stem="small"),
-    "resnet34_small": partial(imagenet_resnet, 34, stem="small"),
-    "resnet50_small": partial(imagenet_resnet, 50, stem="small"),
-    "resnet101_small": partial(imagenet_resnet, 101, stem="small"),
-    "resnet152_small": partial(imagenet_resnet, 152, stem="small"),
-    "plain18_small": partial(imagenet_resnet, 18, stem="small", shortcut="none"),
-    "plain34_small": partial(imagenet_resnet, 34, stem="small", shortcut="none"),
-    "plain50_small": partial(imagenet_resnet, 50, stem="small", shortcut="none"),
+    "resnet18_small": imagenet(18, SMALL),
+    "resnet34_small": imagenet(34, SMALL),
+    "resnet50_small": imagenet(50, SMALL),
+    "resnet101_small": imagenet(101, SMALL),
+    "resnet152_small": imagenet(152, SMALL),
+    "preresnet18_small": imagenet(18, {**SMALL, **PRE}),
+    "plain18_small": imagenet(18, {**SMALL, **PLAIN}),
+    "plain34_small": imagenet(34, {**SMALL, **PLAIN}),
+    "plain50_small": imagenet(50, {**SMALL, **PLAIN}),
+    # baselines to compare with: stacks without blocks, and the small networks of phones
+    "vgg11_bn": partial(vgg, 11),
+    "vgg16_bn": partial(vgg, 16),
+    "vgg11_bn_cifar": partial(vgg_cifar, 11),
+    "vgg16_bn_cifar": partial(vgg_cifar, 16),
+    "vgg20_cifar": partial(plain_stack, 20),
+    "vgg56_cifar": partial(plain_stack, 56),
+    "mobilenet_v2": mobilenet_v2,
+    "mobilenet_v3_small": mobilenet_v3_small,
+    "mobilenet_v3_large": mobilenet_v3_large,
+    "mobilenet_v2_cifar": partial(mobilenet_v2, num_classes=10, small=True),
+    "mobilenet_v3_small_cifar": partial(mobilenet_v3_small, num_classes=10, small=True),
+    "mobilenet_v3_large_cifar": partial(mobilenet_v3_large, num_classes=10, small=True),
 }
+
+BY_NUMBER: dict[str, Changes] = {"resnet": {}, "plain": PLAIN, "preresnet": PRE}
+"""Families of which any CIFAR depth 6n+2 goes by number."""
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -66,69 +187,81 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def create_model(
-    name: str | Callable[..., nn.Module],
+    name: str | Architecture | Callable[..., nn.Module],
     num_classes: int | None = None,
-    *,
-    in_channels: int = 3,
-    shortcut: ShortcutKind | None = None,
-    zero_init_residual: bool = False,
-    dropout: float = 0.0,
+    **changes: Unpack[Changes],
 ) -> nn.Module:
     """Builds a network by name: an ordinary ``nn.Module`` with fresh values from torch's global seed.
 
     Args:
-        name: a name of the catalog, ``resnetN`` or ``plainN`` with any N = 6n+2, or a builder of your own, which is
-            called with ``num_classes`` and ``in_channels``.
+        name: a name of the catalog; ``resnetN``, ``plainN`` or ``preresnetN`` with any N = 6n+2; an ``Architecture``; or
+            a builder of your own, which is called with ``num_classes`` and the changes.
         num_classes: K; by default the name's own (10 for CIFAR, 1000 for ImageNet networks).
-        in_channels: channels of the image.
-        shortcut: another kind than the name's own. A plain network takes none.
-        zero_init_residual: start each branch at zero.
-        dropout: share of features dropped before the head while training.
+        changes: other choices than the name's own, the fields of ``Architecture``: ``in_channels``, ``shortcut``,
+            ``connection``, ``norm``, ``order``, ``drop_path``, ``ndim``, ``dropout``, ``zero_init_residual``,
+            ``checkpoint_blocks`` and so on.
 
     Raises:
-        RequestError: for an unknown name (with the closest matches), a depth that is not 6n+2, or a plain network with
-            a shortcut.
+        RequestError: for an unknown name or choice (with the closest matches), a depth that is not 6n+2, or choices that
+            don't go together.
 
     Example:
         >>> twin = create_model("plain56", num_classes=10)
         >>> type(twin).__name__
         'ResNet'
+        >>> create_model("resnet20", connection="rezero", norm="group").architecture.norm
+        'group'
     """
-    if not isinstance(name, str):
-        if shortcut is not None or zero_init_residual or dropout:
-            raise RequestError("shortcut, zero_init_residual and dropout are options of the catalog's networks only.")
-        return name(num_classes=num_classes, in_channels=in_channels)
-    builder = find_builder(name)
-    if shortcut not in (None, "none") and name.startswith("plain"):
-        raise RequestError(
-            f"{name} is a plain network and takes no shortcut, got {shortcut!r}."
-            f" Its residual twin is {name.replace('plain', 'resnet', 1)!r}."
-        )
-    own = {} if num_classes is None else {"num_classes": num_classes}
-    kind = {} if shortcut is None else {"shortcut": shortcut}
-    return builder(**own, **kind, in_channels=in_channels, zero_init_residual=zero_init_residual, dropout=dropout)
+    if num_classes is not None:
+        changes["num_classes"] = num_classes
+    entry = find_entry(name) if isinstance(name, str) else name
+    if isinstance(entry, Architecture):
+        if isinstance(name, str) and name.startswith("plain") and changes.get("shortcut", "none") != "none":
+            raise RequestError(
+                f"{name} is a plain network and takes no shortcut, got {changes['shortcut']!r}."
+                f" Its residual twin is {name.replace('plain', 'resnet', 1)!r}."
+            )
+        return ResNet(change(entry, **changes))
+    return call(entry, name, changes)
 
 
-def find_builder(name: str) -> Builder:
-    """The catalog's builder of that name, or one for a CIFAR depth that the catalog doesn't list."""
+def call(builder: Callable[..., nn.Module], name: object, changes: Changes) -> nn.Module:
+    """The network of a builder, which takes fewer choices than an architecture has."""
+    what = name if isinstance(name, str) else getattr(builder, "__name__", "the builder")
+    taken = inspect.signature(builder).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        for choice in changes:
+            if choice not in taken:
+                raise unknown(f"choice of {what}", choice, taken)
+    return builder(**changes)
+
+
+def find_entry(name: str) -> Entry:
+    """The catalog's entry of that name, or one for a CIFAR depth that the catalog doesn't list."""
     if name in MODELS:
         return MODELS[name]
-    match = re.fullmatch(r"(resnet|plain)([1-9][0-9]*)", name)  # no leading zero: resnet050 isn't resnet50
+    match = re.fullmatch(r"(resnet|plain|preresnet)([1-9][0-9]*)", name)  # no leading zero: resnet050 isn't resnet50
     if not match:
         raise unknown("model", name, MODELS, hint="`reslab models` lists all; any CIFAR depth 6n+2 goes by number.")
-    depth = int(match[2])
+    family, depth = match[1], int(match[2])
     if (depth - 2) % 6 or depth < 8:
-        nearest = sorted(MODELS, key=lambda known: (not known.startswith(match[1]), abs(depth_of(known) - depth)))[:2]
-        near = max(8, depth - (depth - 2) % 6)
-        # An ImageNet depth that happens to be 6n+2, such as 50, names another family.
-        cifar = [other for other in range(max(8, near - 6), near + 13, 6) if other not in IMAGENET_DEPTHS]
-        below, above = sorted(sorted(cifar, key=lambda other: abs(other - depth))[:2])
-        raise RequestError(
-            f"Unknown model {name!r}: {depth} is neither an ImageNet depth nor 6n+2, the depth of a CIFAR network."
-            f" The nearest CIFAR depths are '{match[1]}{below}' and '{match[1]}{above}'; the nearest in the catalog"
-            f" {' and '.join(map(repr, nearest))}. See `reslab models`."
-        )
-    return partial(cifar_resnet, depth, shortcut="none" if match[1] == "plain" else "zero_pad")
+        raise no_such_depth(name, family, depth)
+    return cifar(depth, BY_NUMBER[family])
+
+
+def no_such_depth(name: str, family: str, depth: int) -> RequestError:
+    """An error that names the nearest depths."""
+    numbered = [known for known in MODELS if re.fullmatch(family + r"\d+", known)]
+    nearest = sorted(numbered, key=lambda known: abs(depth_of(known) - depth))[:2]
+    near = max(8, depth - (depth - 2) % 6)
+    # An ImageNet depth that happens to be 6n+2, such as 50, names another family.
+    cifar_depths = [other for other in range(max(8, near - 6), near + 13, 6) if other not in IMAGENET_DEPTHS]
+    below, above = sorted(sorted(cifar_depths, key=lambda other: abs(other - depth))[:2])
+    return RequestError(
+        f"Unknown model {name!r}: {depth} is neither an ImageNet depth nor 6n+2, the depth of a CIFAR network."
+        f" The nearest CIFAR depths are '{family}{below}' and '{family}{above}'; the nearest in the catalog"
+        f" {' and '.join(map(repr, nearest))}. See `reslab models`."
+    )
 
 
 def depth_of(name: str) -> int:

@@ -16,7 +16,7 @@ import reslab
 from reslab.config import RunConfig
 from reslab.data.prepare import Data
 from reslab.data.splits import ArraySplit
-from reslab.models.resnet import CIFAR_DEPTHS
+from reslab.models.families import CIFAR_DEPTHS
 from reslab.records import RunRecord
 
 

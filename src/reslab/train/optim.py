@@ -7,31 +7,57 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+LAYERS = (_ConvNd, nn.Linear, nn.Bilinear)
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, decay_norms: bool) -> list[dict[str, object]]:
-    """Every trainable parameter in exactly one group: decayed, or exempt from decay.
+    """Every trainable parameter in exactly one group, by whether it decays and by its share of the learning rate.
 
-    Exempt are the parameters of norms and all biases, told by the module that owns them, unless ``decay_norms``.
+    Who is special is told by the module that owns the parameter, never by names of the network or by shapes: a module may
+    list own parameters in ``no_decay``, and shares of the rate in ``lr_scales``. Parameters of norms and biases of layers
+    are exempt from decay too, unless ``decay_norms``.
     """
-    exempt_ids = {id(p) for p in exempt_parameters(model)} if not decay_norms else set()
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, object]] = [
-        {"params": [p for p in trainable if id(p) not in exempt_ids], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if id(p) in exempt_ids], "weight_decay": 0.0},
+    never = {id(p) for module in model.modules() for p in own_parameters(module, getattr(module, "no_decay", ()))}
+    exempt = never if decay_norms else never | {id(p) for p in norms_and_biases(model)}
+    scales = {
+        id(p): scale
+        for module in model.modules()
+        for name, scale in getattr(module, "lr_scales", {}).items()
+        for p in own_parameters(module, [name])
+    }
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {(True, 1.0): [], (False, 1.0): []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            key = (id(parameter) not in exempt, scales.get(id(parameter), 1.0))
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
+        | ({} if scale == 1 else {"lr_scale": scale})
+        for (decays, scale), parameters in groups.items()
+        if parameters
     ]
-    return [group for group in groups if group["params"]]
 
 
-def exempt_parameters(model: nn.Module) -> Iterable[nn.Parameter]:
-    """Parameters of norms, and biases."""
+def own_parameters(module: nn.Module, names: Iterable[str]) -> Iterable[nn.Parameter]:
+    """Those of the named ones that the module has: a connection's scale, for one, may be a constant."""
+    for name in names:
+        path, _, last = name.rpartition(".")
+        owner = module.get_submodule(path)
+        if isinstance(parameter := getattr(owner, last, None), nn.Parameter):
+            yield parameter
+
+
+def norms_and_biases(model: nn.Module) -> Iterable[nn.Parameter]:
+    """Parameters of norms, and biases of convolutions and linear layers."""
     for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, NORMS) or name == "bias":
-                yield parameter
+        if isinstance(module, NORMS):
+            yield from module.parameters(recurse=False)
+        elif isinstance(module, LAYERS) and module.bias is not None:
+            yield module.bias
 
 
 def sgd(
@@ -73,13 +99,13 @@ def adamw(
 
 
 def l1_penalty(model: nn.Module) -> Tensor:
-    """Sum of absolute values of all weights; norms and biases are exempt, since zero is not their neutral value.
+    """Sum of absolute values of all weights; what is exempt from decay is exempt here, since zero isn't neutral for it.
 
     Returns:
         A 0-dim tensor with a gradient.
     """
-    exempt_ids = {id(p) for p in exempt_parameters(model)}
-    weights = [p.abs().sum() for p in model.parameters() if p.requires_grad and id(p) not in exempt_ids]
+    groups = parameter_groups(model, weight_decay=1.0, decay_norms=False)
+    weights = [p.abs().sum() for group in groups if group["weight_decay"] for p in group["params"]]  # type: ignore[attr-defined]
     return torch.stack(weights).sum()
 
 

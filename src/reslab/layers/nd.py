@@ -1,0 +1,256 @@
+"""Convolutions, norms, activations and pools of 1, 2 or 3 dimensions, and ``Parts``, which makes a network's own kinds.
+
+Shape letters: N samples, C channels, and ``*`` for the 1, 2 or 3 dimensions that convolutions slide over (L, or H and W,
+or T, H and W).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Ndim = Literal[1, 2, 3]
+NormKind = Literal["batch", "group", "layer", "frozen_batch", "none"]
+"""``batch``; ``group`` of 32 groups; ``layer`` over channels and positions of a sample; ``frozen_batch``, whose statistics
+and parameters stay; ``none``."""
+ConvKind = Literal["plain", "standardised", "scaled"]
+"""``plain``; ``standardised``: each filter has mean 0 and variance 1; ``scaled``: besides, variance gain / fan_in."""
+ActivationKind = Literal["relu", "silu", "gelu"]
+TimePadding = Literal["zeros", "replicate"]
+
+CONVS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+BATCH_NORMS: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+MAX_POOLS: dict[int, type[nn.Module]] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+AVG_POOLS: dict[int, type[nn.Module]] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+GLOBAL_POOLS: dict[int, type[nn.Module]] = {
+    1: nn.AdaptiveAvgPool1d,
+    2: nn.AdaptiveAvgPool2d,
+    3: nn.AdaptiveAvgPool3d,
+}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
+
+ACTIVATION_GAINS = {
+    # 1 / standard deviation of act(z), z standard normal: keeps variance 1. Values as DeepMind's NFNet code ships them;
+    # the exact one of ReLU is sqrt(2 / (1 - 1/pi)) = 1.71286.
+    "relu": 1.7139588594436646,
+    "silu": 1.7881293296813965,
+    "gelu": 1.7015043497085571,
+}
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm whose statistics, scale and offset are constants: buffers, which neither training nor eval changes.
+
+    Loads the state_dict of a batch norm.
+
+    Shape:
+        (N, C, *) -> (N, C, *)
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises by the stored statistics."""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.pop(f"{prefix}num_batches_tracked", None)  # a batch norm has it, and constants need no count
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def standardise(weight: Tensor, *, gain: Tensor | None, scale: float, eps: float) -> Tensor:
+    """Each filter with mean 0 and, before ``gain * scale``, variance 1.
+
+    ``F.batch_norm`` over filters as channels does it in one fused kernel.
+
+    Shape:
+        weight (C_out, C_in, *) -> (C_out, C_in, *); gain (C_out, 1, ...)
+    """
+    flat = weight.reshape(1, weight.shape[0], -1)  # (C_out, C_in, *) -> (1, C_out, fan_in)
+    factor = None if gain is None else (gain * scale).reshape(-1)
+    return F.batch_norm(flat, None, None, weight=factor, training=True, momentum=0.0, eps=eps).reshape_as(weight)
+
+
+class RepeatedFramesConv3d(nn.Conv3d):
+    """A 3-D convolution that is padded along time by repeating the outermost frame, and in space by zeros.
+
+    A clip of one repeated frame stays one, whatever the kernel.
+
+    Shape:
+        (N, C_in, T, H, W) -> (N, C_out, T', H', W')
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        time, *space = self.padding
+        assert isinstance(time, int)
+        if time:
+            input = F.pad(input, (0, 0, 0, 0, time, time), mode="replicate")
+        return F.conv3d(input, weight, bias, self.stride, (0, *space), self.dilation, self.groups)  # type: ignore[arg-type]
+
+
+class Standardised:
+    """Weight standardisation, mixed into a convolution: its weight is standardised whenever it is used.
+
+    With ``set_scale``, a learned ``gain`` a filter, and the factor that keeps the variance of an activation ("scaled").
+
+    Reference:
+        Qiao et al. 2019, arXiv:1903.10520, eq. 10. Scaled: Brock et al. 2021, arXiv:2101.08692, eq. 3.
+    """
+
+    eps = 1e-8  # as timm's networks with plain standardisation; those with the scaled one have 1e-5
+    scale = 1.0
+    gain: nn.Parameter | None
+    no_decay: tuple[str, ...] = ("gain",)  # a penalty would pull the branch to zero
+
+    def set_scale(self, activation: ActivationKind) -> None:
+        """Adds the gain, 1 at the start, and the constant factor activation gain / sqrt(fan_in)."""
+        weight: Tensor = self.weight  # type: ignore[attr-defined]
+        self.eps = 1e-5
+        self.gain = nn.Parameter(torch.ones(weight.shape[0], *[1] * (weight.ndim - 1)))
+        self.scale = ACTIVATION_GAINS[activation] / math.sqrt(weight[0].numel())
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        standard = standardise(weight, gain=getattr(self, "gain", None), scale=self.scale, eps=self.eps)
+        result: Tensor = super()._conv_forward(input, standard, bias)  # type: ignore[misc]
+        return result
+
+
+class StandardisedConv1d(Standardised, nn.Conv1d):
+    """A 1-D convolution with standardised weight."""
+
+
+class StandardisedConv2d(Standardised, nn.Conv2d):
+    """A 2-D convolution with standardised weight."""
+
+
+class StandardisedConv3d(Standardised, nn.Conv3d):
+    """A 3-D convolution with standardised weight."""
+
+
+class StandardisedRepeatedFramesConv3d(Standardised, RepeatedFramesConv3d):
+    """A 3-D convolution with standardised weight, padded along time by repeating frames."""
+
+
+STANDARDISED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: StandardisedConv1d,
+    nn.Conv2d: StandardisedConv2d,
+    nn.Conv3d: StandardisedConv3d,
+    RepeatedFramesConv3d: StandardisedRepeatedFramesConv3d,
+}
+
+
+class ZeroPaddedMaxPool(nn.Module):
+    """Max-pool 3, stride 2, padded in space with zeros, where torch pads with minus infinity.
+
+    They differ wherever the input may be negative, as in a pre-activation network. TensorFlow, Keras and BiT pad so.
+
+    Shape:
+        (N, C, *) -> (N, C, ceil(* / 2))
+    """
+
+    def __init__(self, ndim: Ndim) -> None:
+        super().__init__()
+        self.space = min(ndim, 2)
+        self.pool = MAX_POOLS[ndim](3, stride=2, padding=(1, 0, 0) if ndim == 3 else 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pads, then pools."""
+        pooled: Tensor = self.pool(F.pad(x, (1, 1) * self.space))
+        return pooled
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Makes the layers of one network: all of the same dimension and kinds.
+
+    Args:
+        ndim: dimensions that convolutions slide over.
+        norm: kind of the norms.
+        conv: kind of the convolutions.
+        conv_bias: which convolutions have a bias: ``"none"``, ``"all"``, or those made with ``last``.
+        activation: kind of the activations.
+        time_padding: of 3-D convolutions along the first axis.
+    """
+
+    ndim: Ndim = 2
+    norm: NormKind = "batch"
+    conv: ConvKind = "plain"
+    conv_bias: Literal["none", "last", "all"] = "none"
+    activation: ActivationKind = "relu"
+    time_padding: TimePadding = "zeros"
+
+    def make_conv(
+        self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1, last: bool = False
+    ) -> nn.Module:
+        """A convolution that keeps the size, divided by the stride and rounded up.
+
+        Args:
+            in_channels: channels in.
+            out_channels: channels out.
+            kernel: side of the kernel, odd.
+            stride: in every dimension.
+            groups: of channels.
+            last: whether the result is added to the stream.
+        """
+        kind = RepeatedFramesConv3d if self.time_padding == "replicate" else CONVS[self.ndim]
+        if self.conv != "plain":
+            kind = STANDARDISED[kind]
+        bias = self.conv_bias == "all" or (self.conv_bias == "last" and last)
+        conv = kind(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=bias)
+        if self.conv == "scaled":
+            assert isinstance(conv, Standardised)
+            conv.set_scale(self.activation)
+        return conv
+
+    def make_norm(self, channels: int) -> nn.Module:
+        """A norm. Group norm has 32 groups, or in a narrow layer as many as leave two channels to each."""
+        match self.norm:
+            case "batch":
+                return BATCH_NORMS[self.ndim](channels)
+            case "group":
+                return nn.GroupNorm(math.gcd(32, max(channels // 2, 1)), channels)
+            case "layer":
+                return nn.GroupNorm(1, channels)
+            case "frozen_batch":
+                return FrozenBatchNorm(channels)
+            case "none":
+                return nn.Identity()
+
+    def make_activation(self, *, in_place: bool = True) -> nn.Module:
+        """An activation; only ReLU works in place, since its derivative needs no more than its result."""
+        return nn.ReLU(inplace=in_place) if self.activation == "relu" else ACTIVATIONS[self.activation]()
+
+    def make_max_pool(self) -> nn.Module:
+        """Max-pool 3, stride 2, padded with minus infinity."""
+        return MAX_POOLS[self.ndim](kernel_size=3, stride=2, padding=1)
+
+    def make_avg_pool(self, stride: int) -> nn.Module:
+        """The mean over cells of ``stride`` positions; the last cell may be smaller."""
+        return AVG_POOLS[self.ndim](stride, stride, ceil_mode=True, count_include_pad=False)
+
+    def make_global_pool(self) -> nn.Module:
+        """The mean over all positions: (N, C, *) -> (N, C, 1, ...)."""
+        return GLOBAL_POOLS[self.ndim](1)
+
+
+def mean_of_positions(x: Tensor) -> Tensor:
+    """(N, C, *) -> (N, C, 1, ...): the mean over all positions."""
+    return x.mean(tuple(range(2, x.ndim)), keepdim=True)

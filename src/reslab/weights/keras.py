@@ -1,0 +1,172 @@
+"""Keras' HDF5 weights as tensors in torch's axis order: ``.weights.h5``, the older ``.h5``, and ``.keras`` archives.
+
+Shape letters: O and I channels out and in, H and W the kernel's sides, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from reslab.errors import RequestError
+
+if TYPE_CHECKING:
+    import h5py
+
+VARIABLES = {
+    # kind of layer, as Keras names it in a file: its variables in order
+    "conv1d": ("kernel", "bias"),
+    "conv2d": ("kernel", "bias"),
+    "conv3d": ("kernel", "bias"),
+    "dense": ("kernel", "bias"),
+    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+}
+TORCH_NAMES = {
+    "kernel": "weight",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+BLOCKS_BY_CONVS = {53: (3, 4, 6, 3), 104: (3, 4, 23, 3), 155: (3, 8, 36, 3)}
+"""Blocks a stage of keras.applications' networks by their count of convolutions."""
+EXPANSION_LIMIT, SMALL_BYTES = 1000, 2**20
+"""How many times its place on disk a dataset may take in memory, once it is larger than the second number."""
+
+
+def read_keras(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by ``LAYER.PARAMETER``, both in torch's manner, such as ``conv1_conv.weight`` (O, I, H, W).
+
+    Files that Keras wrote before it stored the layers' names give them back by order, for the networks of
+    keras.applications only.
+
+    Returns:
+        The tensors, and what else is in the file: its name and what it is.
+
+    Raises:
+        RequestError: if h5py is absent, the file is cut off, two layers share a name, or a dataset refers to other
+            files or is far larger than its place on disk.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise RequestError(f"{path} is Keras' HDF5; reading it needs h5py: pip install 'reslab[keras]'.") from None
+    tensors: dict[str, Tensor] = {}
+    ignored: dict[str, str] = {}
+    try:
+        with h5py.File(content_of(path), "r") as file:
+            for place, dataset in datasets_of(file):
+                name = name_of(place, file)
+                if name is None:
+                    ignored[place] = f"dataset {dataset.shape}"
+                elif name in tensors:
+                    raise RequestError(f"{path} has two layers whose variable is called {name}: rename one in Keras.")
+                else:
+                    tensors[name] = in_torch_order(read_dataset(path, dataset))
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise RequestError(
+            f"{path} is no whole HDF5 file ({error}): it is cut off or damaged. Fetch or copy it again."
+        ) from None
+    return names_by_order(tensors), ignored
+
+
+def content_of(path: Path) -> Path | io.BytesIO:
+    """The HDF5 file itself; of a ``.keras`` archive, the one inside."""
+    if not zipfile.is_zipfile(path):
+        return path
+    with zipfile.ZipFile(path) as archive:
+        return io.BytesIO(archive.read("model.weights.h5"))
+
+
+def datasets_of(file: h5py.File) -> Iterator[tuple[str, Any]]:
+    """Every dataset with its place; links to elsewhere are not followed."""
+    import h5py
+
+    found: list[tuple[str, Any]] = []
+    file.visititems(lambda name, value: found.append((name, value)) if isinstance(value, h5py.Dataset) else None)
+    yield from found
+
+
+def read_dataset(path: Path, dataset: Any) -> Tensor:
+    """The values of one dataset, if they lie in this file."""
+    stored = dataset.id.get_storage_size()
+    if dataset.external or dataset.is_virtual or dataset.nbytes > max(SMALL_BYTES, EXPANSION_LIMIT * stored):
+        raise RequestError(
+            f"{path}: the dataset {dataset.name} refers to other files or claims more than it stores; no weights do so."
+        )
+    return torch.from_numpy(dataset[()])
+
+
+def name_of(place: str, file: h5py.File) -> str | None:
+    """``LAYER.PARAMETER`` of a dataset's place; None for what is no layer's parameter.
+
+    Keras 3 writes ``layers/conv2d_1/vars/0``, since 2024 with the layer's name as an attribute of ``vars``. Before,
+    and with ``save(".h5")``, it is ``[model_weights/]conv1_conv/conv1_conv/kernel:0``.
+    """
+    parts = re.split(r"[/\\]", place)
+    if any(part.startswith(("optimizer", "seed_generator", "metrics")) for part in parts):
+        return None
+    if len(parts) >= 3 and parts[-2] == "vars":
+        variables = VARIABLES.get(re.sub(r"_\d+$", "", parts[-3]), ())
+        if not int(parts[-1]) < len(variables):
+            return None
+        variable, group = variables[int(parts[-1])], place.rpartition("/")[0]
+        layer = str(file[group].attrs.get("name", parts[-3]))
+    else:
+        layer, variable = (parts[-2] if len(parts) > 1 else ""), parts[-1].partition(":")[0]
+    return f"{layer}.{TORCH_NAMES.get(variable, variable)}" if layer else None
+
+
+def in_torch_order(value: Tensor) -> Tensor:
+    """Kernels with the channels out first: (H, W, I, O) -> (O, I, H, W) and (D, K) -> (K, D); others as they are."""
+    if value.ndim < 2:
+        return value.clone()
+    last = value.ndim - 1
+    return value.permute(last, last - 1, *range(last - 1)).contiguous()  # (*, I, O) -> (O, I, *)
+
+
+def names_by_order(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gives layers that are called ``conv2d_7`` the names of keras.applications, by their number among their kind.
+
+    Raises:
+        RequestError: if their counts are no such network's.
+    """
+    layers = {name.rpartition(".")[0] for name in tensors}
+    if "conv2d" not in layers or any(re.match(r"conv1_conv", layer) for layer in layers):
+        return tensors
+    counts = {kind: sum(bool(re.fullmatch(rf"{kind}(_\d+)?", layer)) for layer in layers) for kind in VARIABLES}
+    convs, norms = counts["conv2d"], counts["batch_normalization"]
+    blocks = BLOCKS_BY_CONVS.get(convs, ())
+    if norms not in (convs, 3 * sum(blocks) + 1) or counts["dense"] > 1:
+        raise RequestError(
+            f"The file doesn't say what its layers are called, and {convs} convolutions with {norms} batch norms and"
+            f" {counts['dense']} dense layers are none of keras.applications' ResNets. Save it again with Keras 3.10"
+            " or later, which writes the names."
+        )
+    names = canonical_names(blocks, preactivation=norms != convs)
+    return {names[name.rpartition(".")[0]] + "." + name.rpartition(".")[2]: value for name, value in tensors.items()}
+
+
+def canonical_names(blocks: tuple[int, ...], *, preactivation: bool) -> dict[str, str]:
+    """The names of keras.applications' layers by their kind and number, in the order in which Keras saves them.
+
+    Reference:
+        keras/src/applications/resnet.py; a projection is listed before the last convolution of its block.
+    """
+    convs, norms = ["conv1_conv"], [] if preactivation else ["conv1_bn"]
+    for stage, count in enumerate(blocks, start=2):
+        for block in range(1, count + 1):
+            order = ("1", "2", "0", "3") if block == 1 else ("1", "2", "3")
+            convs += [f"conv{stage}_block{block}_{number}_conv" for number in order]
+            order = ("preact", "1", "2") if preactivation else order
+            norms += [f"conv{stage}_block{block}_{number}_bn" for number in order]
+    norms += ["post_bn"] if preactivation else []
+    kinds = {"conv2d": convs, "batch_normalization": norms, "dense": ["predictions"]}
+    return {f"{kind}_{i}" if i else kind: name for kind, names in kinds.items() for i, name in enumerate(names)}

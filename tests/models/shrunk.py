@@ -1,0 +1,61 @@
+"""The catalog at small depth and width: every entry with at most two blocks a stage, equal ones once.
+
+Size adds nothing to what the suites ask of a network but time; that the full depths are built is tested by counting.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from reslab.models.architecture import Architecture
+from reslab.models.catalog import MODELS, create_model
+
+
+def shrink(entry: Architecture) -> Architecture:
+    """Two blocks a stage; a stem of 16 channels; stages as much wider than the stem as they were, at most twice."""
+    first = 16 * min(entry.widths[0] // entry.stem_width, 2)
+    return replace(
+        entry,
+        num_blocks=tuple(min(count, 2) for count in entry.num_blocks),
+        widths=tuple(first * width // entry.widths[0] for width in entry.widths),
+        stem_width=16,
+        num_classes=7,
+    )
+
+
+def shrunk_catalog() -> dict[str, Architecture]:
+    """The first name of each."""
+    found: dict[Architecture, str] = {}
+    for name, entry in MODELS.items():
+        if isinstance(entry, Architecture):
+            found.setdefault(shrink(entry), name)
+    return {name: architecture for architecture, name in found.items()}
+
+
+SHRUNK = shrunk_catalog()
+BASELINES = {name: entry for name, entry in MODELS.items() if not isinstance(entry, Architecture)}
+
+
+def build(name: str, **changes) -> nn.Module:
+    torch.manual_seed(0)
+    return create_model(SHRUNK[name] if name in SHRUNK else name, num_classes=7, **changes)
+
+
+def images_for(name: str, *, batch: int = 4, in_channels: int = 3) -> torch.Tensor:
+    small = SHRUNK[name].stem == "small" if name in SHRUNK else name.endswith("_cifar")
+    side = 16 if small else 64
+    return torch.randn(batch, in_channels, side, side, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def settle_norms(net: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Running statistics equal to this batch's, so that a fresh network of any depth is finite in eval mode."""
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    net.train()(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return net.eval()
