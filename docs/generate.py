@@ -51,16 +51,21 @@ def catalog() -> str:
         (
             f"`{row['name']}`",
             f"{row['num_parameters']:,}",
-            str(row["depth"]),
+            f"{row['macs'] / 1e6:,.1f}",
+            f"{row['activations'] / 1e6:,.2f}",
+            str(row["depth"] or ""),
             row["blocks"],
             f"`{row['shortcut']}`",
+            f"`{row['connection']}`",
             f"`{row['stem']}`",
             str(row["num_classes"]),
         )
         for row in catalog_rows()
     ]
-    header = ("name", "parameters", "depth", "blocks", "shortcut", "stem", "classes")
-    return table(header, rows, right=("parameters", "depth", "classes"))
+    header = (
+        "name", "parameters", "MACs (M)", "activations (M)", "depth", "blocks", "shortcut", "connection", "stem", "classes"
+    )  # fmt: skip
+    return table(header, rows, right=("parameters", "MACs (M)", "activations (M)", "depth", "classes"))
 
 
 def options() -> str:

@@ -278,11 +278,13 @@ def build_model(config: ModelConfig, *, num_classes: int, in_channels: int) -> n
 
     if ":" in config.name:
         return call_builder(config.name, num_classes=num_classes, in_channels=in_channels)
-    return create_model(config.name, num_classes=num_classes, in_channels=in_channels, **changes_of(config))
+    changes = changes_of(config)
+    changes["in_channels"] = in_channels
+    return create_model(config.name, num_classes, **changes)
 
 
 def changes_of(config: ModelConfig) -> Changes:
-    """The choices that differ from the network's own."""
+    """The choices that were made: those other than the section's defaults."""
     defaults = ModelConfig()
     given = {
         name: value

@@ -455,8 +455,8 @@ class BlockRecord:
         out_shape: the same of the result.
         entry: layers before the way forks.
         branch: layers of F(x) in executed order.
-        shortcut: ``identity``, ``zero_pad``, ``projection``, ``projection_pool``, ``other``; ``none`` of a plain block;
-            ``inside`` where the block's inner ways are not told apart.
+        shortcut: ``identity``, ``zero_pad``, ``projection``, ``projection_pool``, ``subsample``, ``other``; ``none`` of
+            a plain block; ``inside`` where the block's inner ways are not told apart.
         shortcut_layers: layers of S(x).
         junction: how both are joined, in words; empty without a shortcut.
         after: layers that follow the junction.

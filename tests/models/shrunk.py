@@ -39,7 +39,7 @@ BASELINES = {name: entry for name, entry in MODELS.items() if not isinstance(ent
 
 def build(name: str, **changes) -> nn.Module:
     torch.manual_seed(0)
-    return create_model(SHRUNK[name] if name in SHRUNK else name, num_classes=7, **changes)
+    return create_model(SHRUNK.get(name, name), 7, **changes)
 
 
 def images_for(name: str, *, batch: int = 4, in_channels: int = 3) -> torch.Tensor:

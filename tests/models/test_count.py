@@ -51,7 +51,7 @@ def on_meta(build, *arguments, **options) -> nn.Module:
         (lambda: create_model("resnet20"), 32, 40_551_040, None),
         (lambda: create_model("plain20"), 32, 40_551_040, None),
         (lambda: create_model("resnet20", shortcut="projection"), 32, 40_813_184, None),
-        (lambda: create_model("resnet1202"), 32, 2_829_238_912, None),
+        pytest.param(lambda: create_model("resnet1202"), 32, 2_829_238_912, None, marks=pytest.mark.slow),
     ],
 )
 def test_convolutional_networks_cost_what_the_formula_says(build, side, macs, activations):

@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from reslab.errors import RequestError
-from reslab.models.resnet import cifar_resnet
+from reslab.models.catalog import create_model
 from reslab.probe.gradients import BlockGradients, readings
 
 
 def small_net():
     torch.manual_seed(0)
-    return cifar_resnet(14, 3, in_channels=1).double().eval()  # eval: each sample's loss is its own
+    return create_model("resnet14", 3, in_channels=1).double().eval()  # eval: each sample's loss is its own
 
 
 def batch(num=4):

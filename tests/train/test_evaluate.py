@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from reslab.models.resnet import cifar_resnet
+from reslab.models.catalog import create_model
 from reslab.train.evaluate import evaluate
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_is_put_back(loaders, task, training):
-    model = cifar_resnet(8, 3, in_channels=1).train(training)
+    model = create_model("resnet8", 3, in_channels=1).train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     evaluate(model, task, loaders[1])
     assert model.training is training
@@ -17,14 +17,14 @@ def test_the_mode_is_put_back(loaders, task, training):
 
 
 def test_the_mode_is_put_back_after_an_error(loaders, task):
-    model = cifar_resnet(8, 3, in_channels=3).train()
+    model = create_model("resnet8", 3, in_channels=3).train()
     with pytest.raises(RuntimeError):
         evaluate(model, task, loaders[1])
     assert model.training
 
 
 def test_numbers_are_those_of_one_big_batch(loaders, task):
-    model = cifar_resnet(8, 3, in_channels=1).eval()
+    model = create_model("resnet8", 3, in_channels=1).eval()
     images, labels = (torch.cat(parts) for parts in zip(*loaders[1].batches(), strict=True))
     with torch.no_grad():
         logits = model(images)

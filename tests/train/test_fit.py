@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from reslab.errors import RequestError
-from reslab.models.resnet import cifar_resnet
+from reslab.models.catalog import create_model
 from reslab.train.evaluate import evaluate
 from reslab.train.fit import FitOptions, Recorder, fit
 from reslab.train.optim import sgd
@@ -49,7 +49,7 @@ class Memory(Recorder):
 
 def network(*, dropout=0.0):
     torch.manual_seed(0)
-    return cifar_resnet(8, 3, in_channels=1, dropout=dropout)
+    return create_model("resnet8", 3, in_channels=1, dropout=dropout)
 
 
 def run(loaders, task, *, steps=9, model=None, recorder=None, lr=0.05, schedule=None, weight_decay=1e-4, **options):

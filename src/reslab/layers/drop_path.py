@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 DropPathRule = Literal["timm", "paper"]
-"""``timm``: a draw for each sample, kept branches are scaled up, eval is as if nothing were dropped. ``paper``: one draw
-for the batch, nothing is scaled in training, eval scales branches down by the share that was kept."""
+"""``timm``: a draw for each sample, kept branches are scaled up, eval is as if nothing were dropped. ``paper``: one
+draw for the batch, nothing is scaled in training, eval scales branches down by the share that was kept."""
 
 
 class DropPath(nn.Module):

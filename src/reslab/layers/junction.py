@@ -121,8 +121,9 @@ class GatedAdd(nn.Module):
         He et al. 2016, arXiv:1603.05027, sec. 3.1; with a 3x3 gate: Srivastava et al. 2015, arXiv:1505.00387, eq. 3.
 
     Deviates:
-        The gate's weights start at zero, so that the gain of the shortcut at the start is exactly 1 - sigmoid(bias); the
-        papers don't say. Where the dimensions change the gate reads the shortcut's result, and not x, which has others.
+        The gate's weights start at zero, so that the gain of the shortcut at the start is exactly 1 - sigmoid(bias);
+        the papers don't say. Where the dimensions change the gate reads the shortcut's result, and not x, which has
+        others.
     """
 
     no_decay: tuple[str, ...] = ("gate.bias",)  # a penalty would open the gate to 1/2

@@ -1,7 +1,7 @@
 """Convolutions, norms, activations and pools of 1, 2 or 3 dimensions, and ``Parts``, which makes a network's own kinds.
 
-Shape letters: N samples, C channels, and ``*`` for the 1, 2 or 3 dimensions that convolutions slide over (L, or H and W,
-or T, H and W).
+Shape letters: N samples, C channels, and ``*`` for the 1, 2 or 3 dimensions that convolutions slide over (L, or H and
+W, or T, H and W).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 Ndim = Literal[1, 2, 3]
 NormKind = Literal["batch", "group", "layer", "frozen_batch", "none"]
-"""``batch``; ``group`` of 32 groups; ``layer`` over channels and positions of a sample; ``frozen_batch``, whose statistics
-and parameters stay; ``none``."""
+"""``batch``; ``group`` of 32 groups; ``layer`` over channels and positions of a sample; ``frozen_batch``, whose
+statistics and parameters stay; ``none``."""
 ConvKind = Literal["plain", "standardised", "scaled"]
 """``plain``; ``standardised``: each filter has mean 0 and variance 1; ``scaled``: besides, variance gain / fan_in."""
 ActivationKind = Literal["relu", "silu", "gelu"]
@@ -99,11 +99,11 @@ class RepeatedFramesConv3d(nn.Conv3d):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        time, *space = self.padding
-        assert isinstance(time, int)
+        assert not isinstance(self.padding, str)
+        time, height, width = self.padding
         if time:
             input = F.pad(input, (0, 0, 0, 0, time, time), mode="replicate")
-        return F.conv3d(input, weight, bias, self.stride, (0, *space), self.dilation, self.groups)  # type: ignore[arg-type]
+        return F.conv3d(input, weight, bias, self.stride, (0, height, width), self.dilation, self.groups)
 
 
 class Standardised:

@@ -10,8 +10,9 @@ from reslab.errors import unknown
 from reslab.layers.nd import Parts, ZeroPaddedMaxPool
 
 StemKind = Literal["imagenet", "tensorflow", "deep", "deep_tiered", "small"]
-"""``imagenet``: 7x7, stride 2, then max-pool. ``tensorflow``: the same, the pool padded with zeros. ``deep`` (ResNet-C and
--D): three 3x3, the first with stride 2, then max-pool. ``deep_tiered``: the same, widths 3/8, 1/2, 1. ``small``: one 3x3."""
+"""``imagenet``: 7x7, stride 2, then max-pool. ``tensorflow``: the same, the pool padded with zeros. ``deep`` (ResNet-C
+and -D): three 3x3, the first with stride 2, then max-pool. ``deep_tiered``: the same, widths 3/8, 1/2, 1. ``small``:
+one 3x3."""
 
 STEM_KINDS: tuple[StemKind, ...] = get_args(StemKind)
 

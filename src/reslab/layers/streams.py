@@ -85,8 +85,8 @@ class DynamicStreams(StaticStreams):
         Zhu et al. 2024, arXiv:2409.19606, eq. 10 to 13: W starts at 0, the scales at 0.01.
 
     Deviates:
-        The coefficients come from the mean over positions, one set a sample; a transformer has one set a token. The norm
-        is the root mean square over channels, without parameters.
+        The coefficients come from the mean over positions, one set a sample; a transformer has one set a token. The
+        norm is the root mean square over channels, without parameters.
     """
 
     no_decay: tuple[str, ...] = ("reading", "mixing", "writing", "alpha_scale", "beta_scale")
@@ -120,7 +120,8 @@ class ManifoldStreams(nn.Module):
         as ``StaticStreams``
 
     Reference:
-        Xie et al. 2025, arXiv:2512.24880, eq. 7 to 9 and appendix: 20 iterations, biases -3 (+3 at home), 0, and 6 I - 3.
+        Xie et al. 2025, arXiv:2512.24880, eq. 7 to 9 and appendix: 20 iterations, biases -3 (+3 at home), 0, and 6 I -
+        3.
 
     Deviates:
         Coefficients come from the mean over positions, one set a sample. The projections start at zero. It starts near

@@ -29,7 +29,7 @@ class Convolution:
 
 BlockKind = Literal["basic", "bottleneck", "single"]
 Order = Literal["post", "bn_after", "relu_before", "relu_only", "pre"]
-"""Order of norm and activation about the junction, the columns of He et al. 2016, arXiv:1603.05027, Fig. 4 and Table 2."""
+"""Order of norm and activation about the junction: He et al. 2016, arXiv:1603.05027, Fig. 4 and Table 2."""
 
 
 @dataclass(frozen=True)
@@ -215,8 +215,8 @@ def check_combinations(a: Architecture) -> None:
     plain = a.shortcut == "none"
     if plain and a.connection not in ("add", Addition()):
         raise RequestError(
-            f"A plain network has no shortcut to join, got connection {a.connection!r}. Leave it out, or take a shortcut"
-            " such as 'zero_pad' or 'projection'."
+            f"A plain network has no shortcut to join, got connection {a.connection!r}. Leave it out, or take a"
+            " shortcut such as 'zero_pad' or 'projection'."
         )
     if plain and a.drop_path:
         raise RequestError("drop_path leaves branches out, and a plain network is nothing but branches.")
@@ -255,7 +255,7 @@ def check_combinations(a: Architecture) -> None:
 
 
 class Changes(TypedDict, total=False):
-    """What ``create_model`` can change about a network: the fields of ``Architecture``."""
+    """What ``create_model`` can change about a network: the fields of ``Architecture`` but ``num_classes``."""
 
     block: BlockKind
     num_blocks: tuple[int, ...]
@@ -279,14 +279,15 @@ class Changes(TypedDict, total=False):
     drop_path_rule: DropPathRule
     ndim: Ndim
     time_padding: TimePadding
-    num_classes: int
     in_channels: int
     dropout: float
     zero_init_residual: bool
     checkpoint_blocks: bool
 
 
-def change(architecture: Architecture, **changes: Unpack[Changes]) -> Architecture:
+def change(
+    architecture: Architecture, num_classes: int | None = None, **changes: Unpack[Changes]
+) -> Architecture:
     """The architecture with other choices; a connection brings those that it is made for.
 
     Raises:
@@ -303,4 +304,5 @@ def change(architecture: Architecture, **changes: Unpack[Changes]) -> Architectu
     implied: Mapping[str, object] = {}
     if "connection" in changes:
         implied = find_connection(changes["connection"]).implies
-    return dataclasses.replace(architecture, **{**implied, **changes})  # type: ignore[arg-type]
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    return dataclasses.replace(architecture, **{**implied, **changes, **classes})  # type: ignore[arg-type]

@@ -145,7 +145,7 @@ class Block(nn.Module):
         x, mix = self.streams.read(streams)
         streams = self.streams.write(streams, self.branch(self.entry(x)), mix)
         flat = self.after(streams.flatten(0, 1))  # (n, N, C, *) -> (n * N, C, *)
-        return flat.unflatten(0, streams.shape[:2])
+        return flat.reshape(*streams.shape[:2], *flat.shape[1:])
 
     def run(self, steps: tuple[str, ...], x: Tensor) -> Tensor:
         """The layers of these names, one after the other."""

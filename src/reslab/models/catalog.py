@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Unpack
@@ -194,16 +194,16 @@ def create_model(
     """Builds a network by name: an ordinary ``nn.Module`` with fresh values from torch's global seed.
 
     Args:
-        name: a name of the catalog; ``resnetN``, ``plainN`` or ``preresnetN`` with any N = 6n+2; an ``Architecture``; or
-            a builder of your own, which is called with ``num_classes`` and the changes.
+        name: a name of the catalog; ``resnetN``, ``plainN`` or ``preresnetN`` with any N = 6n+2; an ``Architecture``;
+            or a builder of your own, which is called with ``num_classes`` and the changes.
         num_classes: K; by default the name's own (10 for CIFAR, 1000 for ImageNet networks).
         changes: other choices than the name's own, the fields of ``Architecture``: ``in_channels``, ``shortcut``,
             ``connection``, ``norm``, ``order``, ``drop_path``, ``ndim``, ``dropout``, ``zero_init_residual``,
             ``checkpoint_blocks`` and so on.
 
     Raises:
-        RequestError: for an unknown name or choice (with the closest matches), a depth that is not 6n+2, or choices that
-            don't go together.
+        RequestError: for an unknown name or choice (with the closest matches), a depth that is not 6n+2, or choices
+            that don't go together.
 
     Example:
         >>> twin = create_model("plain56", num_classes=10)
@@ -212,8 +212,6 @@ def create_model(
         >>> create_model("resnet20", connection="rezero", norm="group").architecture.norm
         'group'
     """
-    if num_classes is not None:
-        changes["num_classes"] = num_classes
     entry = find_entry(name) if isinstance(name, str) else name
     if isinstance(entry, Architecture):
         if isinstance(name, str) and name.startswith("plain") and changes.get("shortcut", "none") != "none":
@@ -221,11 +219,12 @@ def create_model(
                 f"{name} is a plain network and takes no shortcut, got {changes['shortcut']!r}."
                 f" Its residual twin is {name.replace('plain', 'resnet', 1)!r}."
             )
-        return ResNet(change(entry, **changes))
-    return call(entry, name, changes)
+        return ResNet(change(entry, num_classes, **changes))
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    return call(entry, name, {**classes, **changes})
 
 
-def call(builder: Callable[..., nn.Module], name: object, changes: Changes) -> nn.Module:
+def call(builder: Callable[..., nn.Module], name: object, changes: Mapping[str, object]) -> nn.Module:
     """The network of a builder, which takes fewer choices than an architecture has."""
     what = name if isinstance(name, str) else getattr(builder, "__name__", "the builder")
     taken = inspect.signature(builder).parameters

@@ -86,8 +86,8 @@ def count_operations(model: nn.Module, image_shape: Sequence[int]) -> Operations
         ['0']
 
     Reference:
-        Activations: Radosavovic et al. 2020, arXiv:2003.13678, sec. 4, "Complexity analysis". MACs of an operation: half
-        the formulas of ``torch.utils.flop_counter``.
+        Activations: Radosavovic et al. 2020, arXiv:2003.13678, sec. 4, "Complexity analysis".
+        MACs of an operation: half of what the formulas of ``torch.utils.flop_counter`` give.
 
     Deviates:
         Radosavovic et al. count the output of convolutions alone; here that of matrix products counts too, as a linear

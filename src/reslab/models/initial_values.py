@@ -40,12 +40,12 @@ OWN_TO_THE_CONNECTION = ("downsample", "junction", "streams")
 def initialise(model: ResNet, *, seed: int) -> None:
     """Gives every layer its initial values.
 
-    Shortcuts and junctions are filled last, from the same stream of numbers, so that a network with them and one without
-    agree in all the rest. Nothing happens on the meta device, where there are no values.
+    Shortcuts and junctions are filled last, from the same stream of numbers, so that a network with them and one
+    without agree in all the rest. Nothing happens on the meta device, where there are no values.
 
     Reference:
-        He et al. 2015, arXiv:1502.01852, eq. 14; Fixup: Zhang et al. 2019, arXiv:1901.09321, sec. 3; norm-free: Brock et
-        al. 2021, arXiv:2101.08692; zero: Goyal et al. 2017, arXiv:1706.02677, sec. 5.1.
+        He et al. 2015, arXiv:1502.01852, eq. 14; Fixup: Zhang et al. 2019, arXiv:1901.09321, sec. 3; norm-free: Brock
+        et al. 2021, arXiv:2101.08692; zero: Goyal et al. 2017, arXiv:1706.02677, sec. 5.1.
 
     Deviates:
         Initial variance is 2 / fan_out, as in torchvision; the paper doesn't say which fan it took. Fixup's stem has it

@@ -158,7 +158,7 @@ class ResNet(nn.Module):
         if num_classes:
             like = next(self.parameters())
             self.fc = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-            self.architecture = change(self.architecture, num_classes=num_classes)
+            self.architecture = change(self.architecture, num_classes)
         else:
             self.fc = nn.Identity()
 
@@ -168,7 +168,7 @@ class ResNet(nn.Module):
 
 
 def feature_info(architecture: Architecture) -> list[FeatureInfo]:
-    """Name, channels and reduction of the maps that ``forward_intermediates`` returns: the stem's, then each stage's."""
+    """The maps that ``forward_intermediates`` returns: the stem's, then each stage's."""
     small = architecture.stem == "small"
     info = [FeatureInfo("act", architecture.stem_width, 1 if small else 2)]
     reduction = 1 if small else 4

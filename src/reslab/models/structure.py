@@ -6,18 +6,27 @@ times, and one that is never used not at all.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from reslab.errors import RequestError
+from reslab.layers.junction import Add, BranchOnly, DroppedShortcutAdd, GatedAdd, ScaledAdd
+from reslab.layers.shortcut import ZeroPad
+from reslab.models.block import Block
+from reslab.models.count import (
+    Counter,
+    aten,
+    count_parameters,
+    elsewhere,
+    eval_mode,
+    same_random_numbers,
+    told_of_modules,
+)
 from reslab.records import BlockRecord, LayerKind, LayerRecord, StageRecord, StructureRecord
 
 Shape = tuple[int, ...]
@@ -54,16 +63,10 @@ class Call:
     Args:
         path: name of its module.
         layer: what it is; None for an identity.
-        in_shape: of one sample.
-        out_shape: of one sample.
-        macs: for one sample, of convolutions and linear layers.
     """
 
     path: str
     layer: LayerRecord | None
-    in_shape: Shape
-    out_shape: Shape
-    macs: int
 
 
 @dataclass(frozen=True)
@@ -100,16 +103,15 @@ def read_structure(model: nn.Module, image_shape: Sequence[int], *, name: str = 
         >>> [(block.kind, block.count, block.shortcut) for block in record.stages[2].blocks]
         [('basic', 1, 'zero_pad'), ('basic', 2, 'identity')]
     """
-    watch = run_once(without_values(model), image_shape)
-    stages = tuple(
-        make_stage(title, found) for title, found in group_by_stage(group_layers(group_by_unit(watch))) if found
-    )
+    watch = run_once(model, tuple(image_shape))
+    units = group_layers(group_by_unit(watch))
+    stages = tuple(make_stage(key, found) for key, found in group_by_stage(units) if found)
     return StructureRecord(
         name=name or type(model).__name__,
         in_shape=tuple(image_shape),
-        depth=sum(map(depth_of_stage, stages)),
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        macs=sum(stage.macs for stage in stages),
+        depth=num_weighted_in_a_row(stages),
+        num_parameters=count_parameters(model),
+        macs=watch.macs[""] // BATCH,
         stages=stages,
     )
 
@@ -117,22 +119,8 @@ def read_structure(model: nn.Module, image_shape: Sequence[int], *, name: str = 
 # ---- one run
 
 
-def without_values(model: nn.Module) -> nn.Module:
-    """A copy on the meta device, in eval mode, without anybody's hooks."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().to("meta")
-    copied = copy.deepcopy(model, memo).eval()
-    for module in copied.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-    return copied
-
-
-class Watch(TorchDispatchMode):
-    """Notes every layer that runs and every addition and concatenation, in order.
+class Watch(Counter):
+    """Counts, and notes every layer that runs and every addition and concatenation, in order.
 
     Tensors are told apart by identity: each is kept alive until the end, and on the meta device costs nothing.
 
@@ -146,59 +134,60 @@ class Watch(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__({module: name for name, module in model.named_modules()})
         self.modules = dict(model.named_modules())
         self.events: list[Event] = []
         self.shapes: dict[str, tuple[Shape, Shape]] = {}
-        self._running: list[tuple[str, set[int]]] = []  # names of the modules, and which tensors they were given
+        self._given: list[set[int]] = []  # which tensors each running module was given
         self._makers: dict[int, str] = {}
         self._readers: dict[str, set[int]] = {}
         self._kept: list[Any] = []
-        self._macs = 0  # since the last layer that was noted
-        for path, module in self.modules.items():
-            module.register_forward_pre_hook(partial(self._enter, path))
-            module.register_forward_hook(partial(self._leave, path))
 
-    def _enter(self, path: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._running.append((path, {id(value) for value in inputs}))
+    def start(self, module: nn.Module, inputs: Any) -> None:
+        """A module begins to run."""
+        super().start(module, inputs)
+        self._given.append({id(value) for value in inputs})
         self._kept.append(inputs)
 
-    def _leave(self, path: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        _, self._readers[path] = self._running.pop()
+    def end(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """A module has run."""
+        super().end(module, inputs, output)
+        path = self.names[module]
+        self._readers[path] = self._given.pop()
         self._kept.append(output)
-        self._macs += count_macs(module, output)
-        if any(is_told(self.modules[outer]) for outer, _ in self._running):
+        if any(is_told(self.modules[outer]) for outer in self.running):
             return
         self._makers[id(output)] = path
         self.shapes[path] = (shape_of(next(iter(inputs), None)), shape_of(output))
         if is_told(module):
-            self.events.append(Call(path, describe(module), *self.shapes[path], self._macs))
-            self._macs = 0
+            self.events.append(Call(path, describe(module)))
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs the operation, and notes it if it joins tensors."""
-        aten = torch.ops.aten
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Runs one operation, counts it, and notes it if it joins tensors."""
         if func in (aten.add.Tensor, aten.add_.Tensor) and is_sum_of_equals(*args[:2]):
             self._note_join(args[:2])
         elif func is aten.cat.default:
             self._note_join(())
-        return func(*args, **(kwargs or {}))
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
-    def _note_join(self, sides: Iterable[Tensor]) -> None:
-        owners = [(path, given) for path, given in self._running if not is_told(self.modules[path])]
+    def _note_join(self, sides: Sequence[Tensor]) -> None:
+        owners = [place for place, path in enumerate(self.running) if not is_told(self.modules[path])]
         if owners:
-            path, given = owners[-1]
+            path, given = self.running[owners[-1]], self._given[owners[-1]]
             makers = [self._makers.get(id(side), "?") for side in sides if id(side) not in given]
             direct = [maker for maker in makers if self._readers.get(maker, set()) & given]
-            self.events.append(Join(path, ("",) if len(makers) < len(tuple(sides)) else tuple(direct)))
+            self.events.append(Join(path, tuple(direct) if len(makers) == len(sides) else ("",)))
 
 
-def run_once(model: nn.Module, image_shape: Sequence[int]) -> Watch:
-    """What happens in one forward of a network without values."""
+def run_once(model: nn.Module, image_shape: Shape) -> Watch:
+    """What happens in one forward without values; the model stays as it is."""
     watch = Watch(model)
+    values = {name: elsewhere(parameter, "meta") for name, parameter in model.named_parameters()}
+    values |= {name: elsewhere(buffer, "meta") for name, buffer in model.named_buffers()}
+    images = torch.empty(BATCH, *image_shape, device="meta")
     try:
-        with torch.no_grad(), watch:
-            model(torch.empty(BATCH, *image_shape, device="meta"))
+        with torch.no_grad(), eval_mode(model), same_random_numbers(), told_of_modules(watch), watch:
+            torch.func.functional_call(model, values, (images,))
     except Exception as error:
         raise RequestError(
             f"Can't run {type(model).__name__} on shapes alone, with input {' x '.join(map(str, image_shape))}:"
@@ -208,8 +197,10 @@ def run_once(model: nn.Module, image_shape: Sequence[int]) -> Watch:
 
 
 def shape_of(value: Any) -> Shape:
-    """Without the batch; () of what is no tensor."""
-    return tuple(value.shape[1:]) if isinstance(value, Tensor) else ()
+    """Of one sample; () of what is no tensor. Streams, (n, N, C, *), count as one."""
+    if not isinstance(value, Tensor):
+        return ()
+    return tuple(value.shape[1:] if value.shape[0] == BATCH else value.shape[2:])
 
 
 def is_told(module: nn.Module) -> bool:
@@ -218,18 +209,10 @@ def is_told(module: nn.Module) -> bool:
 
 
 def is_sum_of_equals(left: Any, right: Any) -> bool:
-    """Whether two tensors of one shape are added, neither of them a parameter."""
-    tensors = (left, right)
-    if not all(isinstance(part, Tensor) and not isinstance(part, nn.Parameter) for part in tensors):
+    """Whether two batches of one shape are added; a parameter is none."""
+    if not (isinstance(left, Tensor) and isinstance(right, Tensor)):
         return False
-    return bool(left.shape == right.shape and left.ndim > 1)
-
-
-def count_macs(module: nn.Module, output: Any) -> int:
-    """Multiply-accumulates of a convolution or linear layer for one sample; 0 of all others."""
-    if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        return int(output.numel() // BATCH * module.weight[0].numel())
-    return 0
+    return left.shape == right.shape and left.ndim > 1 and left.shape[0] == BATCH
 
 
 # ---- words
@@ -245,14 +228,15 @@ def describe(module: nn.Module) -> LayerRecord | None:
             return None
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
             return LayerRecord("conv", conv_text(module))
+        case ZeroPad():
+            name = "zero-pad" if module.before + module.after else "subsample"
+            return LayerRecord("other", ", ".join([name, *stride_text(module.stride)]))
         case nn.Linear():
             return LayerRecord("linear", f"linear, {module.out_features}")
         case nn.GroupNorm(num_groups=groups):
             return LayerRecord("norm", "group norm" if groups > 1 else "layer norm")
         case nn.Dropout(p=rate) | nn.Dropout2d(p=rate):
             return LayerRecord("other", f"dropout {rate:g}")
-    if "stride" in vars(module) and "before" in vars(module):  # ZeroPad
-        return LayerRecord("other", ", ".join(["zero-pad", *stride_text(module.stride)]))
     if "Pool" in kind:
         return LayerRecord("pool", pool_text(module))
     if kind.startswith(("BatchNorm", "SyncBatchNorm", "InstanceNorm", "LayerNorm", "RMSNorm")):
@@ -297,24 +281,26 @@ def stride_text(stride: Any) -> list[str]:
     return ["/" + (str(steps[0]) if len(set(steps)) == 1 else "x".join(map(str, steps)))]
 
 
-def junction_text(junction: nn.Module) -> str:
+def junction_text(block: Block) -> str:
     """How shortcut and branch are joined; empty if the branch is alone."""
-    match type(junction).__name__:
-        case "BranchOnly":
+    if block.streams is not None:
+        return f"add, {block.streams.num_streams} streams"
+    match block.junction:
+        case BranchOnly():
             return ""
-        case "GatedAdd":
-            return "gated add"
-        case "DroppedShortcutAdd":
+        case GatedAdd(exclusive=exclusive):
+            return "add, both gated" if exclusive else "add, shortcut gated"
+        case DroppedShortcutAdd():
             return "add, shortcut dropped out"
-        case "Add":
+        case ScaledAdd():
+            return ", ".join(["add", *scale_texts(block.junction)])
+        case Add():
             return "add"
-        case "ScaledAdd":
-            return ", ".join(["add", *scale_texts(junction)])
-        case name:
-            return name
+        case other:
+            return type(other).__name__
 
 
-def scale_texts(junction: nn.Module) -> list[str]:
+def scale_texts(junction: ScaledAdd) -> list[str]:
     """What a scaled addition multiplies, and by how much."""
     scale = junction.branch_scale
     learned = isinstance(scale, Tensor)
@@ -335,8 +321,10 @@ class Unit:
         paths: name of the block, or of each layer.
         modules: of these names.
         events: what happened in it.
-        in_shape: without the batch.
-        out_shape: without the batch.
+        in_shape: of one sample.
+        out_shape: of one sample.
+        size: resolution: of a block's result, and of the result of the first among layers, which pools may follow.
+        macs: for one sample.
     """
 
     paths: tuple[str, ...]
@@ -344,6 +332,8 @@ class Unit:
     events: list[Event]
     in_shape: Shape
     out_shape: Shape
+    size: Shape
+    macs: int
 
     @property
     def is_block(self) -> bool:
@@ -353,12 +343,13 @@ class Unit:
     @property
     def num_parameters(self) -> int:
         """All of them."""
-        return sum(parameter.numel() for module in self.modules for parameter in module.parameters())
+        return sum(map(count_parameters, self.modules))
 
     def __add__(self, after: Unit) -> Unit:
         """Both in a row."""
         paths, modules = self.paths + after.paths, self.modules + after.modules
-        return Unit(paths, modules, self.events + after.events, self.in_shape, after.out_shape)
+        events, macs = self.events + after.events, self.macs + after.macs
+        return Unit(paths, modules, events, self.in_shape, after.out_shape, self.size, macs)
 
     @property
     def calls(self) -> list[Call]:
@@ -371,16 +362,13 @@ class Unit:
         first, _, rest = self.paths[0].partition(".")
         return first if rest else ""
 
-    @property
-    def size(self) -> Shape:
-        """Resolution: of a block's result, and of the result of the first among layers, which pools may follow."""
-        return (self.out_shape if self.is_block else self.calls[0].out_shape)[1:]
-
 
 def group_by_unit(watch: Watch) -> Iterator[Unit]:
     """Events by the outermost module that is more than a row of others."""
     for path, found in groupby(watch.events, key=lambda event: unit_of(event.path, watch.modules)):
-        unit = Unit((path,), (watch.modules[path],), list(found), *watch.shapes.get(path, ((), ())))
+        in_shape, out_shape = watch.shapes.get(path, ((), ()))
+        macs = watch.macs.get(path, 0) // BATCH
+        unit = Unit((path,), (watch.modules[path],), list(found), in_shape, out_shape, out_shape[1:], macs)
         if unit.calls:
             yield unit
 
@@ -486,7 +474,7 @@ def make_stage(name: str, units: list[Unit]) -> StageRecord:
         layers=layers_of(calls) if is_end else (),
         blocks=() if is_end else fold(map(make_block, units)),
         num_parameters=sum(unit.num_parameters for unit in units),
-        macs=sum(call.macs for call in calls),
+        macs=sum(unit.macs for unit in units),
     )
 
 
@@ -507,7 +495,7 @@ def make_block(unit: Unit) -> BlockRecord:
         junction=ways.junction,
         after=layers_of(ways.after),
         num_parameters=unit.num_parameters,
-        macs=sum(call.macs for call in unit.calls),
+        macs=unit.macs,
     )
 
 
@@ -515,7 +503,7 @@ def kind_of(unit: Unit, ways: Ways) -> str:
     """Our word for our blocks and for those of the same name elsewhere; for others the name of their class."""
     block, num_convs = unit.modules[0], num_weighted(ways.branch)
     name = type(block).__name__
-    if hasattr(block, "junction") or name in ("BasicBlock", "Bottleneck"):
+    if isinstance(block, Block) or name in ("BasicBlock", "Bottleneck"):
         return NUM_CONVS.get(num_convs, name)
     is_row = ways.shortcut == "none" and num_convs < 2  # such as convolution, norm and activation in one module
     return LAYERS if is_row or not unit.is_block else name
@@ -546,25 +534,26 @@ def ways_of(unit: Unit) -> Ways:
     """Which layer stands where."""
     if not unit.is_block:
         return Ways(branch=unit.calls)
-    return own_ways(unit) if hasattr(unit.modules[0], "junction") else observed_ways(unit)
+    block = unit.modules[0]
+    return own_ways(unit, block) if isinstance(block, Block) else observed_ways(unit)
 
 
-def own_ways(unit: Unit) -> Ways:
-    """Of a block of ours, whose parts go by name: ``entry``, ``downsample``, ``junction``; the rest is the branch."""
-    parts: dict[str, list[Call]] = {}
+def own_ways(unit: Unit, block: Block) -> Ways:
+    """Of a block of ours, which says how many of its layers stand before the fork and behind the junction."""
+    calls: dict[str, list[Call]] = {"steps": [], "downsample": [], "junction": []}
     for call in unit.calls:
         part = call.path.removeprefix(f"{unit.paths[0]}.").partition(".")[0]
-        if part not in ("entry", "downsample", "junction"):
-            part = "after" if "junction" in parts else "branch"
-        parts.setdefault(part, []).append(call)
-    junction = junction_text(unit.modules[0].junction)  # type: ignore[arg-type]
-    past = parts.get("downsample", []) if junction else []
+        calls[part if part in calls else "steps"].append(call)
+    steps, junction = calls["steps"], junction_text(block)
+    fork = len(block.entry_steps) if block.shares_entry and junction else 0
+    meet = len(steps) - len(block.after_steps)
+    past = calls["downsample"] if junction else []
     return Ways(
-        branch=parts.get("branch", []),
-        entry=parts.get("entry", []),
+        branch=steps[fork:meet],
+        entry=steps[:fork],
         past=past,
-        after=parts.get("after", []),
-        shortcut=shortcut_kind(past) if junction else "none",
+        after=steps[meet:],
+        shortcut=shortcut_kind(past, unit) if junction else "none",
         junction=junction,
     )
 
@@ -586,7 +575,7 @@ def observed_ways(unit: Unit) -> Ways:
     )
     past = min(([call for call in before if is_part(call.path, side)] for side in join.direct), key=len)
     branch = [call for call in before if call not in past]
-    return Ways(branch=branch, past=past, after=after, shortcut=shortcut_kind(past), junction="add")
+    return Ways(branch=branch, past=past, after=after, shortcut=shortcut_kind(past, unit), junction="add")
 
 
 def is_part(path: str, whole: str) -> bool:
@@ -594,14 +583,16 @@ def is_part(path: str, whole: str) -> bool:
     return bool(whole) and (path == whole or path.startswith(f"{whole}."))
 
 
-def shortcut_kind(past: Sequence[Call]) -> str:
-    """The kind of a shortcut by what runs on it."""
+def shortcut_kind(past: Sequence[Call], unit: Unit) -> str:
+    """The kind of a shortcut by what runs on it, and by what it has to change."""
     kinds = {call.layer.kind for call in past if call.layer}
     if not kinds:
         return "identity"
     if "conv" in kinds:
         return "projection_pool" if "pool" in kinds else "projection"
-    return "zero_pad" if past[0].in_shape[0] < past[-1].out_shape[0] else "other"
+    if unit.in_shape[:1] < unit.out_shape[:1]:
+        return "zero_pad"
+    return "subsample" if unit.in_shape[1:] > unit.out_shape[1:] else "other"
 
 
 def layers_of(calls: Iterable[Call]) -> tuple[LayerRecord, ...]:
@@ -618,7 +609,8 @@ def fold(blocks: Iterable[BlockRecord]) -> tuple[BlockRecord, ...]:
     return tuple(folded)
 
 
-def depth_of_stage(stage: StageRecord) -> int:
+def num_weighted_in_a_row(stages: Iterable[StageRecord]) -> int:
     """Convolutions and linear layers in a row; those of shortcuts and attention don't count."""
-    rows = [(1, stage.layers)] + [(block.count, block.entry + block.branch + block.after) for block in stage.blocks]
+    rows = [(1, stage.layers) for stage in stages]
+    rows += [(run.count, run.entry + run.branch + run.after) for stage in stages for run in stage.blocks]
     return sum(count * sum(layer.kind in ("conv", "linear") for layer in layers) for count, layers in rows)

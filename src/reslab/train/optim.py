@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,12 @@ NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 LAYERS = (_ConvNd, nn.Linear, nn.Bilinear)
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, decay_norms: bool) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, *, weight_decay: float, decay_norms: bool) -> list[dict[str, Any]]:
     """Every trainable parameter in exactly one group, by whether it decays and by its share of the learning rate.
 
-    Who is special is told by the module that owns the parameter, never by names of the network or by shapes: a module may
-    list own parameters in ``no_decay``, and shares of the rate in ``lr_scales``. Parameters of norms and biases of layers
-    are exempt from decay too, unless ``decay_norms``.
+    Who is special is told by the module that owns the parameter, never by names of the network or by shapes: a module
+    may list own parameters in ``no_decay``, and shares of the rate in ``lr_scales``. Parameters of norms and biases of
+    layers are exempt from decay too, unless ``decay_norms``.
     """
     never = {id(p) for module in model.modules() for p in own_parameters(module, getattr(module, "no_decay", ()))}
     exempt = never if decay_norms else never | {id(p) for p in norms_and_biases(model)}
@@ -57,6 +58,7 @@ def norms_and_biases(model: nn.Module) -> Iterable[nn.Parameter]:
         if isinstance(module, NORMS):
             yield from module.parameters(recurse=False)
         elif isinstance(module, LAYERS) and module.bias is not None:
+            assert isinstance(module.bias, nn.Parameter)
             yield module.bias
 
 
@@ -105,8 +107,8 @@ def l1_penalty(model: nn.Module) -> Tensor:
         A 0-dim tensor with a gradient.
     """
     groups = parameter_groups(model, weight_decay=1.0, decay_norms=False)
-    weights = [p.abs().sum() for group in groups if group["weight_decay"] for p in group["params"]]  # type: ignore[attr-defined]
-    return torch.stack(weights).sum()
+    decaying = [group["params"] for group in groups if group["weight_decay"]]
+    return torch.stack([p.abs().sum() for parameters in decaying for p in parameters]).sum()
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:

@@ -37,7 +37,10 @@ def card_of(file: WeightsFile) -> dict[str, Any] | None:
 
 
 def architecture_of(card: Mapping[str, Any]) -> Architecture | None:
-    """The network that a card describes; None for a name that has no architecture, or is none of the catalog's."""
+    """The network that a card describes; None for a name that has no architecture, or is none of the catalog's.
+
+    A card without a name has every choice.
+    """
     known = {field.name for field in fields(Architecture)}
     changes = {
         key: tuple(value) if isinstance(value, list) else value
@@ -46,8 +49,11 @@ def architecture_of(card: Mapping[str, Any]) -> Architecture | None:
     }
     if card.get("num_classes"):
         changes["num_classes"] = card["num_classes"]
+    name = str(card["model"]["name"])
     try:
-        entry = find_entry(str(card["model"]["name"]))
+        if not name:
+            return Architecture(**changes)
+        entry = find_entry(name)
         return change(entry, **changes) if isinstance(entry, Architecture) else None
     except (RequestError, TypeError):
         return None

@@ -283,7 +283,9 @@ def holds_tensors(value: Any) -> bool:
     """Whether a tensor lies under a name in it, or in a mapping below."""
     if not isinstance(value, Mapping):
         return False
-    return any(isinstance(key, str) and (isinstance(part, Tensor) or holds_tensors(part)) for key, part in value.items())
+    return any(
+        isinstance(key, str) and (isinstance(part, Tensor) or holds_tensors(part)) for key, part in value.items()
+    )
 
 
 def described_value(value: Any) -> str:

@@ -82,7 +82,7 @@ class Translation:
         notes: for a key of the file, what was done to its tensor.
         merged: for a key of the file whose values went into another tensor: which one, what that is called in a report,
             and how.
-        unknown: keys that the layout has no name for.
+        unknown: tensors that the layout has no name for, by their keys.
         prefix: what stood before every key in the file.
     """
 
@@ -91,7 +91,7 @@ class Translation:
     sources: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     merged: dict[str, tuple[str, Literal["adapted"], str]] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
+    unknown: dict[str, Tensor] = field(default_factory=dict)
     prefix: str = ""
 
 
@@ -115,17 +115,35 @@ def fold_keras(translation: Translation) -> None:
         mean = norm_after(name.removesuffix(".bias")) + ".running_mean"
         if mean in tensors:
             tensors[mean] = tensors[mean] - tensors.pop(name)
+            translation.notes[translation.sources[mean]] = "less the bias of the convolution before it"
             key = translation.sources.pop(name)
-            translation.merged[key] = (mean, "adapted", "the convolution's bias, subtracted from the norm's mean")
+            translation.merged[key] = (mean, "adapted", "taken from the mean of the norm after it")
     fold_epsilon(translation)
 
 
 def fold_epsilon(translation: Translation) -> None:
-    """Adds the difference of Keras' epsilon and ours to the variances."""
+    """Adds the difference of Keras' epsilon and ours to the variances, and takes a head of another name as the head."""
+    adopt_head(translation)
     for name in translation.tensors:
         if name.endswith("running_var"):
             translation.tensors[name] = translation.tensors[name] + (KERAS_EPSILON - OUR_EPSILON)
             translation.notes[translation.sources[name]] = "epsilon 1.001e-5 made 1e-5"
+
+
+def adopt_head(translation: Translation) -> None:
+    """Takes the only dense layer for the head, where the file has no layer ``predictions``.
+
+    That is what users put on a network of keras.applications without its top.
+    """
+    dense = {key for key, value in translation.unknown.items() if key.endswith(".weight") and value.ndim == 2}
+    if "fc.weight" in translation.tensors or len(dense) != 1:
+        return
+    layer = dense.pop().removesuffix(".weight")
+    for part in ("weight", "bias"):
+        if (value := translation.unknown.pop(f"{layer}.{part}", None)) is not None:
+            translation.tensors[f"fc.{part}"] = value
+            translation.sources[f"fc.{part}"] = f"{layer}.{part}"
+            translation.notes[f"{layer}.{part}"] = "the file's only dense layer, taken for the head"
 
 
 def is_convolution_bias(name: str) -> bool:
@@ -239,6 +257,14 @@ LAYOUTS: tuple[Layout, ...] = (
         rules=NF_RULES,
     ),
     Layout(
+        "timm_v2d_gn",
+        "timm's resnetv2.py with deep stem and group norm",
+        marks=(r"^stages\.0\.blocks\.0\.norm1\.", r"^stem\.conv1\."),
+        absent=(r"running_mean$", r"norm1\.(v|tau)$"),
+        refusal="its stem divides 32 channels into 32 groups, and a group norm of ours leaves two channels to a group, so"
+        " no network of ours computes the same",
+    ),
+    Layout(
         "timm_v2d",
         "timm's resnetv2.py with deep stem",
         marks=(r"^stages\.0\.blocks\.0\.norm1\.", r"^stem\.conv1\."),
@@ -316,7 +342,7 @@ def translate(tensors: Mapping[str, Tensor], layout: Layout, *, prefix: str = ""
     for key, value in tensors.items():
         name, rule = renamed(key, layout.rules, forward=True)
         if name is None and layout.closed:
-            result.unknown.append(key)
+            result.unknown[key] = value
             continue
         name = name or key
         result.tensors[name] = rule.to_ours(value) if rule and rule.to_ours else value

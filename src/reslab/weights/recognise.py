@@ -230,9 +230,13 @@ def assumed(choices: Mapping[str, Any], implied: Mapping[str, Any]) -> list[str]
             " 'zero_pad_both', have the same keys"
         )
     if choices["block"] == "bottleneck" and "stride_on" not in implied and choices["order"] == "post":
-        said.append("the stride is on the 3x3 convolution, as in torchvision and timm; stride_on='1x1' has the same keys")
+        said.append(
+            "the stride is on the 3x3 convolution, as in torchvision and timm; stride_on='1x1' has the same keys"
+        )
     if choices["norm"] == "group":
-        said.append("norms without running statistics are group norms, of 32 groups where there are 64 channels or more")
+        said.append(
+            "norms without running statistics are group norms, of 32 groups where there are 64 channels or more"
+        )
     return said
 
 

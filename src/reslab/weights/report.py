@@ -99,13 +99,14 @@ class LoadReport:
         return f"{self.file} ({source}) -> {self.model}: {counts}"
 
     def groups(self) -> list[Group]:
-        """Rows folded by the part of the network, their fate and its reason."""
+        """Rows folded: loaded ones by the part of the network, others by their fate and its reason."""
 
-        def kind(row: Row) -> tuple[tuple[int, str], Action, str]:
-            return part_of(row.name) if row.name else (10**7, row.key), row.action, row.note
+        def kind(row: Row) -> tuple[bool, tuple[int, str], Action, str]:
+            loaded = row.action == "loaded"
+            return not loaded, part_of(row.name) if loaded else (0, ""), row.action, row.note
 
         folded = []
-        for (_, action, note), same in groupby(sorted(self.rows, key=kind), key=kind):
+        for (*_, action, note), same in groupby(sorted(self.rows, key=kind), key=kind):
             rows = list(same)
             keys, names = common([row.key for row in rows]), common([row.name for row in rows])
             folded.append(Group(keys, names, len(rows), action, note))
@@ -142,15 +143,18 @@ def part_of(name: str) -> tuple[int, str]:
 
 
 def common(names: Sequence[str]) -> str:
-    """What names have in common, with a star for the rest.
+    """What names have in common at either end, with a star between.
 
     Example:
-        >>> common(["layer1.0.conv1.weight", "layer1.1.bn1.bias"]), common(["fc.bias"])
-        ('layer1.*', 'fc.bias')
+        >>> common(["layer1.0.conv1.weight", "layer1.1.bn1.bias"]), common(["bn1.bias", "layer1.0.bn1.bias"])
+        ('layer1.*', '*.bias')
+        >>> common(["fc.bias"])
+        'fc.bias'
     """
     distinct = sorted(set(names))
     if len(distinct) <= 1:
         return "".join(distinct)
-    shared = os.path.commonprefix(distinct)
-    return shared[: shared.rfind(".") + 1] + "*"
-
+    start = os.path.commonprefix(distinct)
+    start = start[: max(start.rfind("."), start.rfind("_")) + 1]
+    end = os.path.commonprefix([name[len(start) :][::-1] for name in distinct])[::-1]
+    return f"{start}*{end[end.find('.') :] if '.' in end else ''}"

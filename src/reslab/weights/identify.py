@@ -1,0 +1,85 @@
+"""The network that a weights file belongs to: by its card, or by keys, shapes and layout, or by the name it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from reslab.errors import RequestError
+from reslab.models.architecture import Architecture, change
+from reslab.models.catalog import find_entry
+from reslab.weights.card import architecture_of, card_of
+from reslab.weights.files import WeightsFile
+from reslab.weights.layouts import RESLAB, Layout, layout_of, translate
+from reslab.weights.recognise import Recognition, check_signature, differences, name_of, recognise, some
+
+
+def identify(file: WeightsFile) -> Recognition:
+    """The network that the file's weights are of.
+
+    Raises:
+        RequestError: if it is none of ours.
+    """
+    layout = readable_layout(file)
+    translation = translate(file.tensors, layout)
+    if translation.unknown:
+        raise RequestError(
+            f"{file.path} has the layout of {layout.title}, and {len(translation.unknown)} keys that no network of ours"
+            f" has a place for: {some(translation.unknown)}."
+        )
+    try:
+        found = recognise(translation.tensors, layout.implies)
+    except RequestError as error:
+        raise RequestError(f"{file.path}: {error}") from None
+    described = described_by_card(file, translation.tensors)
+    if described is not None:
+        name, changes = name_of(described)
+        return replace(found, name=name, changes=changes, architecture=described, assumptions=())
+    return replace(found, assumptions=(layout.reason, *found.assumptions)) if layout.reason else found
+
+
+def identify_as(file: WeightsFile, model: str | Architecture) -> Recognition:
+    """The network that was asked for, with the file's classes and image channels, and with what its layout implies."""
+    layout = readable_layout(file)
+    tensors = translate(file.tensors, layout).tensors
+    entry = find_entry(model) if isinstance(model, str) else model
+    kernels = [value.shape for value in tensors.values() if value.ndim > 2]
+    heads = [value.shape for name, value in tensors.items() if value.ndim == 2 and name.endswith("weight")]
+    classes, channels = heads[-1][0] if heads else 0, kernels[0][1] if kernels else 3
+    if not isinstance(entry, Architecture):
+        return Recognition(str(model), {}, None, classes, channels)
+    architecture = change(entry, in_channels=channels, num_classes=classes or entry.num_classes, **layout.implies)
+    name, changes = name_of(architecture)
+    reasons = (layout.reason,) if differences(architecture, entry) else ()
+    return Recognition(name, changes, architecture, classes, channels, reasons)
+
+
+def readable_layout(file: WeightsFile) -> Layout:
+    """The layout of the file's keys; where they show none, they are taken as ours.
+
+    Raises:
+        RequestError: for a layout whose networks compute what none of ours does.
+    """
+    layout = layout_of(file.tensors) or RESLAB
+    if layout.refusal:
+        raise RequestError(f"{file.path} has the layout of {layout.title}: {layout.refusal}.")
+    return layout
+
+
+def described_by_card(file: WeightsFile, tensors: Mapping[str, Tensor]) -> Architecture | None:
+    """What the file's card says the network is; None without a card, or where it is the card of other weights."""
+    card = card_of(file)
+    described = architecture_of(card) if card else None
+    if described is None:
+        return None
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    classes = shapes["fc.weight"][0] if "fc.weight" in shapes else described.num_classes
+    channels = next((shape[1] for shape in shapes.values() if len(shape) > 2), described.in_channels)
+    described = replace(described, num_classes=classes, in_channels=channels)
+    try:
+        check_signature(shapes, described)
+    except RequestError:
+        return None
+    return described
