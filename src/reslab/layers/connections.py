@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Literal, Protocol
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from reslab.errors import unknown
 from reslab.layers.junction import Add, BranchOnly, DroppedShortcutAdd, GatedAdd, ScaledAdd
-from reslab.layers.nd import Ndim
+from reslab.layers.nd import Parts
 from reslab.layers.streams import DynamicStreams, ManifoldStreams, StaticStreams
 
 
@@ -35,7 +35,7 @@ class Site:
         width: of the stage.
         stride: of the block.
         num_convs: convolutions of the branch.
-        ndim: dimensions of a position.
+        parts: makes the layers.
     """
 
     index: int
@@ -46,7 +46,7 @@ class Site:
     width: int
     stride: int = 1
     num_convs: int = 2
-    ndim: Ndim = 2
+    parts: Parts = field(default_factory=Parts)
 
     @property
     def changes(self) -> bool:
@@ -181,7 +181,7 @@ class Gating:
 
     def make_junction(self, site: Site, *, in_place: bool) -> nn.Module:
         """``GatedAdd``."""
-        return GatedAdd(site.out_channels, bias=self.bias, exclusive=self.exclusive, ndim=site.ndim)
+        return GatedAdd(site.out_channels, bias=self.bias, exclusive=self.exclusive, parts=site.parts)
 
     def extra_parameters(self, site: Site) -> int:
         """C^2 + C."""
@@ -245,11 +245,11 @@ class Highway:
         """``GatedAdd``; where the dimensions change, the branch alone."""
         if site.changes:
             return BranchOnly()
-        return GatedAdd(site.out_channels, bias=self.bias, kernel=3, ndim=site.ndim)
+        return GatedAdd(site.out_channels, bias=self.bias, kernel=3, parts=site.parts)
 
     def extra_parameters(self, site: Site) -> int:
         """3^ndim C^2 + C, or none where the dimensions change."""
-        return 0 if site.changes else 3**site.ndim * site.out_channels**2 + site.out_channels
+        return 0 if site.changes else 3**site.parts.ndim * site.out_channels**2 + site.out_channels
 
     def shortcut_gain(self, site: Site) -> float:
         """1 - sigmoid(bias), or 0 where the dimensions change."""

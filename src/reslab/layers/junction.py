@@ -9,13 +9,14 @@ Shape letters: N samples, C channels, ``*`` the 1, 2 or 3 dimensions of a positi
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reslab.layers.nd import CONVS, Ndim
+from reslab.layers.nd import Parts
 
 
 class Add(nn.Module):
@@ -112,7 +113,7 @@ class GatedAdd(nn.Module):
         bias: of the gate at the start; negative lets the shortcut through.
         exclusive: whether the branch gets the other share, or all of itself.
         kernel: side of the gate's kernel.
-        ndim: dimensions of a position.
+        parts: makes the gate's convolution.
 
     Shape:
         shortcut (N, C, *), branch (N, C, *) -> (N, C, *)
@@ -129,10 +130,17 @@ class GatedAdd(nn.Module):
     no_decay: tuple[str, ...] = ("gate.bias",)  # a penalty would open the gate to 1/2
 
     def __init__(
-        self, channels: int, *, bias: float = -6.0, exclusive: bool = True, kernel: int = 1, ndim: Ndim = 2
+        self,
+        channels: int,
+        *,
+        bias: float = -6.0,
+        exclusive: bool = True,
+        kernel: int = 1,
+        parts: Parts | None = None,
     ) -> None:
         super().__init__()
-        self.gate = CONVS[ndim](channels, channels, kernel, padding=kernel // 2)
+        parts = replace(parts or Parts(), conv="plain", conv_bias="all")
+        self.gate = parts.make_conv(channels, channels, kernel)
         self.bias = bias
         self.exclusive = exclusive
         self.shortcut_gain = 1 - 1 / (1 + math.exp(-bias))

@@ -26,7 +26,7 @@ TimePadding = Literal["zeros", "replicate"]
 CONVS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORMS: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 MAX_POOLS: dict[int, type[nn.Module]] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
-AVG_POOLS: dict[int, type[nn.Module]] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+AVG_POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 GLOBAL_POOLS: dict[int, type[nn.Module]] = {
     1: nn.AdaptiveAvgPool1d,
     2: nn.AdaptiveAvgPool2d,
@@ -177,6 +177,31 @@ class ZeroPaddedMaxPool(nn.Module):
         return pooled
 
 
+class CellMean(nn.Module):
+    """The mean over cells of ``side`` positions in each dimension; the last cell is smaller where they don't divide.
+
+    Args:
+        side: of a cell.
+
+    Shape:
+        (N, C, *) -> (N, C, ceil(* / side))
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Averages."""
+        cell = [self.side if size >= self.side else size for size in x.shape[2:]]  # torch refuses cells beyond the map
+        pooled: Tensor = AVG_POOLS[x.ndim - 2](x, cell, cell, ceil_mode=True, count_include_pad=False)
+        return pooled
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows."""
+        return f"side={self.side}"
+
+
 @dataclass(frozen=True)
 class Parts:
     """Makes the layers of one network: all of the same dimension and kinds.
@@ -243,8 +268,8 @@ class Parts:
         return MAX_POOLS[self.ndim](kernel_size=3, stride=2, padding=1)
 
     def make_avg_pool(self, stride: int) -> nn.Module:
-        """The mean over cells of ``stride`` positions; the last cell may be smaller."""
-        return AVG_POOLS[self.ndim](stride, stride, ceil_mode=True, count_include_pad=False)
+        """The mean over cells of ``stride`` positions."""
+        return CellMean(stride)
 
     def make_global_pool(self) -> nn.Module:
         """The mean over all positions: (N, C, *) -> (N, C, 1, ...)."""

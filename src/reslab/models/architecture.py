@@ -159,7 +159,7 @@ class Architecture:
                     width=width,
                     stride=self.stride_of(stage, block),
                     num_convs=len(self.convolutions(1, 64)),
-                    ndim=self.ndim,
+                    parts=self.parts,
                 )
                 sites.append(site)
                 channels, index = site.out_channels, index + 1

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from reslab.errors import RequestError
 from reslab.layers.junction import Add, BranchOnly, DroppedShortcutAdd, GatedAdd, ScaledAdd
+from reslab.layers.nd import CellMean
 from reslab.layers.shortcut import ZeroPad
 from reslab.models.block import Block
 from reslab.models.count import (
@@ -231,6 +232,8 @@ def describe(module: nn.Module) -> LayerRecord | None:
         case ZeroPad():
             name = "zero-pad" if module.before + module.after else "subsample"
             return LayerRecord("other", ", ".join([name, *stride_text(module.stride)]))
+        case CellMean(side=side):
+            return LayerRecord("pool", f"{sides(side)} avg-pool, /{side}")
         case nn.Linear():
             return LayerRecord("linear", f"linear, {module.out_features}")
         case nn.GroupNorm(num_groups=groups):

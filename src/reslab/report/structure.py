@@ -6,6 +6,7 @@ layers are set in lines, a stage is a band of lines, and a way leads through all
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +95,11 @@ def check_path(path: Path) -> None:
 # ---- canvas
 
 
+def with_times(words: str) -> str:
+    """The x between numbers as a multiplication sign; everywhere else it is a letter."""
+    return re.sub(r"(?<=\d)x(?=\d)| x (?=[\d.])", lambda found: found[0].replace("x", "\N{MULTIPLICATION SIGN}"), words)
+
+
 def text_width(words: str, *, size: float = SMALL, bold: bool = False) -> float:
     """An upper estimate in pixels, after the widest of the usual fonts (DejaVu Sans)."""
     return size * (1.1 if bold else 1.0) * sum(map(_letter_width, words))
@@ -104,7 +110,7 @@ def _letter_width(letter: str) -> float:
         return 0.40
     if letter in "mwMW":
         return 0.97
-    return 0.70 if letter.isupper() else 0.64
+    return 0.72 if letter.isupper() else 0.62
 
 
 @dataclass
@@ -136,13 +142,17 @@ class Canvas:
     ) -> None:
         """A line of text; ``at`` is on its base line."""
         weight = {"font_weight": "bold"} if bold else {}
-        self.add("text", look, escape(words), x=at[0], y=at[1], font_size=size, text_anchor=anchor, **weight)
+        self.add(
+            "text", look, escape(with_times(words)), x=at[0], y=at[1], font_size=size, text_anchor=anchor, **weight
+        )
 
     def turned_text(self, look: str, centre: Point, words: str) -> None:
         """A line of text from bottom to top, centred."""
         x, y = centre[0] + 0.36 * SMALL, centre[1]
         turn = f"rotate(-90 {x:g} {y:g})"
-        self.add("text", look, escape(words), x=x, y=y, font_size=SMALL, text_anchor="middle", transform=turn)
+        self.add(
+            "text", look, escape(with_times(words)), x=x, y=y, font_size=SMALL, text_anchor="middle", transform=turn
+        )
 
     def line(self, look: str, *points: Point, radius: float = 8) -> None:
         """A line with round corners."""
@@ -183,7 +193,7 @@ def _towards(start: Point, goal: Point, distance: float) -> Point:
 # ---- layers
 
 
-GAP = 4
+GAP = 3
 SLAB = 15
 """Width of a norm or activation, whose name is written from bottom to top."""
 LANE_BOX = 20
@@ -213,7 +223,9 @@ def box_lines(layer: LayerRecord) -> list[str]:
 
 def layer_width(layer: LayerRecord) -> float:
     """Pixels."""
-    return SLAB if is_slab(layer) else max(text_width(line) for line in box_lines(layer)) + 10
+    if is_slab(layer):
+        return SLAB
+    return max(text_width(line, bold=place == 0) for place, line in enumerate(box_lines(layer))) + 8
 
 
 def row_width(layers: Sequence[LayerRecord]) -> float:
@@ -314,11 +326,11 @@ class Row:
         return draw_row(canvas, self.layers, left, axis, self.height)
 
 
-PAD = 10
+PAD = 8
 CAPTION = 16
 LANE = 32
 """Height that the shortcut takes above the branch."""
-FORK = 16
+FORK = 13
 """From where the way forks to the branch."""
 JUNCTION = 10
 """Radius of the sign in which both meet."""
@@ -501,10 +513,10 @@ START = 14
 """From the edge of a band to where the way comes down."""
 INDENT = 32
 """From the edge of a band to its first item."""
-OUTLET = 20
+OUTLET = 15
 """From its last item to its other edge."""
 HEADER = 32
-BETWEEN = 24
+BETWEEN = 20
 """Pixels between items and between the lines of a band."""
 BAND_GAP = 36
 
@@ -667,8 +679,13 @@ def line_height(line: Sequence[Item]) -> float:
 
 
 def shape_text(shape: Sequence[int]) -> str:
-    """Channels and resolution."""
-    return " \N{MULTIPLICATION SIGN} ".join(map(str, shape))
+    """Channels and resolution.
+
+    Example:
+        >>> shape_text((64, 56, 56))
+        '64 x 56 x 56'
+    """
+    return " x ".join(map(str, shape))
 
 
 def summary(record: StructureRecord) -> str:

@@ -42,7 +42,7 @@ def architecture_of(card: Mapping[str, Any]) -> Architecture | None:
     A card without a name has every choice.
     """
     known = {field.name for field in fields(Architecture)}
-    changes = {
+    changes: Any = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in card["model"].items()
         if key in known and value not in (None, "auto")

@@ -1,4 +1,4 @@
-"""Weights files of any kind as tensors by name. What a file holds is told by its content, and no code in it ever runs."""
+"""Weights files of any kind as tensors by name: what a file is, its content tells, and no code in it ever runs."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def wrapper_of(content: Mapping[Any, Any], *, ema: bool) -> str | None:
             return name
     if any(isinstance(value, Tensor) for value in content.values()):
         return None
-    others = [key for key in holders if not re.search("optim|sched|scaler|loss", key, re.I)]
+    others: list[str] = [key for key in holders if not re.search("optim|sched|scaler|loss", key, re.I)]
     return others[0] if len(others) == 1 else None
 
 
@@ -283,9 +283,8 @@ def holds_tensors(value: Any) -> bool:
     """Whether a tensor lies under a name in it, or in a mapping below."""
     if not isinstance(value, Mapping):
         return False
-    return any(
-        isinstance(key, str) and (isinstance(part, Tensor) or holds_tensors(part)) for key, part in value.items()
-    )
+    named = [part for key, part in value.items() if isinstance(key, str)]
+    return any(isinstance(part, Tensor) or holds_tensors(part) for part in named)
 
 
 def described_value(value: Any) -> str:

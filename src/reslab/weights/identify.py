@@ -1,4 +1,4 @@
-"""The network that a weights file belongs to: by its card, or by keys, shapes and layout, or by the name it is given."""
+"""The network that a weights file belongs to: by its card, by keys, shapes and layout, or by the name it is given."""
 
 from __future__ import annotations
 
@@ -22,17 +22,22 @@ def identify(file: WeightsFile) -> Recognition:
     Raises:
         RequestError: if it is none of ours.
     """
+    try:
+        return identify_content(file)
+    except RequestError as error:
+        raise RequestError(f"{file.path}: {error}") from None
+
+
+def identify_content(file: WeightsFile) -> Recognition:
+    """``identify``, whose errors don't repeat the file's name."""
     layout = readable_layout(file)
     translation = translate(file.tensors, layout)
     if translation.unknown:
         raise RequestError(
-            f"{file.path} has the layout of {layout.title}, and {len(translation.unknown)} keys that no network of ours"
-            f" has a place for: {some(translation.unknown)}."
+            f"Its layout is that of {layout.title}, but no network of ours has a place for {len(translation.unknown)} of"
+            f" its keys: {some(translation.unknown)}."
         )
-    try:
-        found = recognise(translation.tensors, layout.implies)
-    except RequestError as error:
-        raise RequestError(f"{file.path}: {error}") from None
+    found = recognise(translation.tensors, layout.implies)
     described = described_by_card(file, translation.tensors)
     if described is not None:
         name, changes = name_of(described)
@@ -42,7 +47,10 @@ def identify(file: WeightsFile) -> Recognition:
 
 def identify_as(file: WeightsFile, model: str | Architecture) -> Recognition:
     """The network that was asked for, with the file's classes and image channels, and with what its layout implies."""
-    layout = readable_layout(file)
+    try:
+        layout = readable_layout(file)
+    except RequestError as error:
+        raise RequestError(f"{file.path}: {error}") from None
     tensors = translate(file.tensors, layout).tensors
     entry = find_entry(model) if isinstance(model, str) else model
     kernels = [value.shape for value in tensors.values() if value.ndim > 2]
@@ -64,7 +72,7 @@ def readable_layout(file: WeightsFile) -> Layout:
     """
     layout = layout_of(file.tensors) or RESLAB
     if layout.refusal:
-        raise RequestError(f"{file.path} has the layout of {layout.title}: {layout.refusal}.")
+        raise RequestError(f"Its layout is that of {layout.title}, and {layout.refusal}.")
     return layout
 
 

@@ -1,7 +1,7 @@
 """Layouts: how others call the parts of our networks, each as a table of rules, read in both directions.
 
-A rule is a pair of templates, theirs and ours. ``{s} {b} {n} {i}`` stand for numbers (stage, block, convolution, place in
-a Sequential), ``{s-1}`` for one less; ``{p}`` for the name of a parameter. Our names are torchvision's.
+A rule is a pair of templates, theirs and ours. ``{s} {b} {n} {i}`` stand for numbers (stage, block, convolution, place
+in a Sequential), ``{s-1}`` for one less; ``{p}`` for the name of a parameter. Our names are torchvision's.
 
 Shape letters: D features, K classes.
 """
@@ -184,7 +184,11 @@ PREACTIVATION_STEM = (
 
 
 def timm_v2_rules(shortcut: int) -> tuple[Rule, ...]:
-    """timm's ``resnetv2.py``; ``shortcut`` is the place of the convolution in our shortcut, 1 if a pool is before it."""
+    """Those of timm's ``resnetv2.py``.
+
+    Args:
+        shortcut: place of the convolution in our shortcut: 1 if a pool stands before it, or else 0.
+    """
     return (
         *PREACTIVATION_STEM,
         Rule("stages.{s-1}.blocks.{b}.conv{n}.{p}", "layer{s}.{b}.conv{n}.{p}"),
@@ -261,8 +265,8 @@ LAYOUTS: tuple[Layout, ...] = (
         "timm's resnetv2.py with deep stem and group norm",
         marks=(r"^stages\.0\.blocks\.0\.norm1\.", r"^stem\.conv1\."),
         absent=(r"running_mean$", r"norm1\.(v|tau)$"),
-        refusal="its stem divides 32 channels into 32 groups, and a group norm of ours leaves two channels to a group, so"
-        " no network of ours computes the same",
+        refusal="its stem divides 32 channels into 32 groups, where a group norm of ours leaves two channels to a group,"
+        " so that no network of ours computes the same",
     ),
     Layout(
         "timm_v2d",
@@ -303,8 +307,8 @@ LAYOUTS: tuple[Layout, ...] = (
         "kuangliu/pytorch-cifar, PreActResNet",
         marks=(r"^linear\.weight$", r"^layer1\.0\.bn1\."),
         absent=(r"^bn1\.", r"^bn\."),
-        refusal="it has neither norm nor activation between the last block and the head, where the pre-activation network"
-        " of He et al. 2016, ours too, has both. No values of the norm make the two equal",
+        refusal="it has neither norm nor activation between the last block and the head, where the network of He et al."
+        " 2016, and ours, has both. No values of the norm make the two equal",
     ),
     Layout(
         "kuangliu",

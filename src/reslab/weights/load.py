@@ -11,7 +11,7 @@ from reslab.errors import RequestError
 from reslab.models.architecture import Architecture
 from reslab.models.resnet import ResNet
 from reslab.weights.files import WeightsFile, read_weights, strip_prefixes
-from reslab.weights.identify import described_by_card, identify, identify_as
+from reslab.weights.identify import described_by_card, identify, identify_as, identify_content
 from reslab.weights.layouts import RESLAB, Translation, layout_of, translate
 from reslab.weights.plan import Fit, Plan, make_plan
 from reslab.weights.recognise import Recognition, differences, name_of, some, written_out
@@ -151,17 +151,13 @@ def make_report(model: nn.Module, file: WeightsFile, plan: Plan) -> LoadReport:
 
 def why_not(file: WeightsFile, plan: Plan, *, num_keys: int, heads: list[str]) -> str:
     """Why the file can't be loaded, and what to do."""
-    layout = layout_of(file.tensors)
-    if layout is not None and layout.refusal:
-        return f"{file.path} has the layout of {layout.title}: {layout.refusal}."
     if set(plan.missing) | set(plan.reshaped) <= set(heads) and not plan.unexpected:
         return head_only(file, plan)
     try:
-        found = identify(file)
+        found = identify_content(file)
         holds = f"The file holds {found.title}: reslab.{found.call} builds that."
     except RequestError as error:
-        holds = str(error).removeprefix(f"{file.path}: ").removeprefix(f"{file.path} has").strip()
-        holds = holds if str(error).startswith(f"{file.path}: ") else f"It has {holds}"
+        holds = f"The file is of no network of ours. {error}"
     start = f"{file.path} doesn't fit the network: {plan.num_fitting} of its {num_keys} keys fit"
     start += f"; {'; '.join(plan.problems)}."
     if not plan.unexpected and plan.missing and all(".downsample." in name for name in plan.missing):
@@ -197,7 +193,7 @@ def check_choices(model: nn.Module, file: WeightsFile, translation: Translation)
     if wrong:
         instead = written_out({key: getattr(have, key) for key in wrong})
         raise RequestError(
-            f"{file.path}: every key fits, but these weights are for {' and '.join(written_out(wrong))}, and the network"
-            f" has {' and '.join(instead)}, so it would compute something else ({reason}). Build the network with"
+            f"{file.path}: every key fits, but these weights are for {' and '.join(written_out(wrong))} and the network has"
+            f" {' and '.join(instead)}: it would compute something else ({reason}). Build the network with"
             f" {', '.join(written_out(wrong))}."
         )

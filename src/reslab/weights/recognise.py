@@ -111,7 +111,7 @@ def recognise(tensors: Mapping[str, Tensor], implied: Mapping[str, Any] | None =
         return found
     if "layer1" not in {name.partition(".")[0] for name in shapes}:
         raise RequestError(
-            f"The file's names are of no layout that reslab knows ({some(shapes)}). Known are those of torchvision, timm's"
+            f"Its keys are of no layout that reslab knows ({some(shapes)}). Known are torchvision's and those of timm's"
             " resnet.py, resnetv2.py and nfnet.py, keras.applications, akamaster and kuangliu."
         )
     architecture, assumptions = read_architecture(shapes, implied or {})
@@ -126,7 +126,7 @@ def read_architecture(shapes: Shapes, implied: Mapping[str, Any]) -> tuple[Archi
     num_blocks = blocks_of(shapes)
     num_convs = sum(bool(re.fullmatch(r"layer1\.0\.conv\d\.weight", name)) for name in shapes)
     if num_convs not in BLOCK_KINDS:
-        raise RequestError(f"The first block has {num_convs} convolutions; blocks of ours have 1, 2 or 3.")
+        raise RequestError(f"Its first block has {num_convs} convolutions; blocks of ours have 1, 2 or 3.")
     outer = [shape_of(shapes, f"layer{s}.0.conv{num_convs}.weight") for s in range(1, len(num_blocks) + 1)]
     choices: dict[str, Any] = {
         "block": BLOCK_KINDS[num_convs],
@@ -159,14 +159,14 @@ def blocks_of(shapes: Shapes) -> tuple[int, ...]:
     counts = tuple(sum(stage == s for stage, _ in found) for s in range(1, max(s for s, _ in found) + 1))
     wanted = {(stage, block) for stage, count in enumerate(counts, start=1) for block in range(max(count, 1))}
     if missing := sorted(wanted - found):
-        raise RequestError(f"The file has no block layer{missing[0][0]}.{missing[0][1]}, but later ones.")
+        raise RequestError(f"It has no block layer{missing[0][0]}.{missing[0][1]}, but later ones.")
     return counts
 
 
 def shape_of(shapes: Shapes, name: str) -> tuple[int, ...]:
     """One shape that must be there."""
     if name not in shapes:
-        raise RequestError(f"The file has no {name}, which every network of ours with such names has.")
+        raise RequestError(f"It has no {name}, which every network of ours with such keys has.")
     return shapes[name]
 
 
@@ -175,8 +175,10 @@ def stem_of(shapes: Shapes) -> dict[str, Any]:
     if "conv1.weight" in shapes:
         width, channels, side = shape_of(shapes, "conv1.weight")[:3]
         if side not in (3, 7):
-            raise RequestError(f"The stem's kernel has side {side}; stems of ours have 7 or 3.")
+            raise RequestError(f"The kernel of its stem has side {side}; stems of ours have 7 or 3.")
         return {"stem": "imagenet" if side == 7 else "small", "stem_width": width, "in_channels": channels}
+    if "conv1.0.weight" not in shapes:
+        raise RequestError("It has no conv1.weight, the stem of every network with such keys.")
     first, channels = shape_of(shapes, "conv1.0.weight")[:2]
     width = shape_of(shapes, "conv1.6.weight")[0]
     return {"stem": "deep" if 2 * first == width else "deep_tiered", "stem_width": width, "in_channels": channels}
@@ -268,8 +270,8 @@ def check_signature(shapes: Shapes, architecture: Architecture) -> None:
     """Raises a RequestError if the architecture has other names or shapes."""
     if problems := misfits(shapes, signature(architecture)):
         raise RequestError(
-            f"The file's names are those of a residual network with {'-'.join(map(str, architecture.num_blocks))}"
-            f" {architecture.block} blocks, but it is none of ours: {'; '.join(problems)}."
+            f"Its keys are those of a residual network with {'-'.join(map(str, architecture.num_blocks))}"
+            f" {architecture.block} blocks, but of none of ours: {'; '.join(problems)}."
         )
 
 
@@ -281,8 +283,8 @@ def misfits(shapes: Shapes, expected: Shapes) -> list[str]:
         absent -= {"fc.weight", "fc.bias"}
     lists = {
         "it lacks": sorted(absent),
-        "besides it has": [name for name in shapes if name not in expected],
-        "of another shape": [
+        "it has besides": [name for name in shapes if name not in expected],
+        "of another shape are": [
             f"{name} {shapes[name]} instead of {shape}"
             for name, shape in expected.items()
             if shapes.get(name, shape) != shape

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,8 +9,8 @@ from itertools import groupby
 from typing import Any, Literal
 
 Action = Literal["loaded", "adapted", "filled", "kept", "ignored"]
-"""``loaded`` as it is; ``adapted`` to another form; ``filled`` in, since the file lacks it; ``kept``, the network's own;
-``ignored``, the file's, which the network has no place for."""
+"""``loaded`` as it is; ``adapted`` to another form; ``filled`` in, since the file lacks it; ``kept``, the network's
+own; ``ignored``, the file's, which the network has no place for."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,14 @@ def common(names: Sequence[str]) -> str:
     distinct = sorted(set(names))
     if len(distinct) <= 1:
         return "".join(distinct)
-    start = os.path.commonprefix(distinct)
+    start = shared_start(distinct)
     start = start[: max(start.rfind("."), start.rfind("_")) + 1]
-    end = os.path.commonprefix([name[len(start) :][::-1] for name in distinct])[::-1]
+    end = shared_start([name[len(start) :][::-1] for name in distinct])[::-1]
     return f"{start}*{end[end.find('.') :] if '.' in end else ''}"
+
+
+def shared_start(texts: Sequence[str]) -> str:
+    """The letters with which all begin."""
+    first, last = min(texts), max(texts)
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:length]

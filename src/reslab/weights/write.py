@@ -53,6 +53,7 @@ COMMON: dict[str, tuple[Any, ...]] = {
 }
 OPTION_A_OR_B = ("projection", "projection_all", "zero_pad", "zero_pad_both", "identity", "none")
 PRE: dict[str, tuple[Any, ...]] = {**COMMON, "order": ("pre",), "norm": ("batch",), "groups": (1,)}
+BIT: dict[str, tuple[Any, ...]] = {"stem": ("tensorflow",), "norm": ("group",), "conv": ("standardised",)}
 
 FAMILIES: dict[str, tuple[Family, ...]] = {
     "torchvision": (
