@@ -1,20 +1,26 @@
 """reslab: a workbench for deep residual networks."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "create_model", "list_models"]
+__all__ = ["__version__", "create_model", "list_models", "load_weights"]
 
 if TYPE_CHECKING:
     from reslab.models.catalog import create_model, list_models
+    from reslab.weights.load import load_weights
+
+HOMES = {
+    "create_model": "reslab.models.catalog",
+    "list_models": "reslab.models.catalog",
+    "load_weights": "reslab.weights.load",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Imports torch when a public name is first used, so that ``reslab --help`` needn't."""
-    if name in __all__:
-        from reslab.models import catalog
-
-        return getattr(catalog, name)
+    if name in HOMES:
+        return getattr(import_module(HOMES[name]), name)
     raise AttributeError(f"module 'reslab' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

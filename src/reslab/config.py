@@ -45,11 +45,12 @@ class ModelConfig(Section):
     """[model]."""
 
     name: str = Field("resnet20", description="Network: a catalog name, any CIFAR depth 6n+2, or my_pkg.nets:builder.")
-    shortcut: Literal["auto", "identity", "zero_pad", "zero_pad_both", "projection", "projection_pool", "projection_all", "none"] = Field(
-        "auto", description="Kind of shortcut; auto is the network's own."
-    )
+    shortcut: Literal[
+        "auto", "identity", "zero_pad", "zero_pad_both", "projection", "projection_pool", "projection_all", "none"
+    ] = Field("auto", description="Kind of shortcut; auto is the network's own.")
     connection: str = Field(
-        "auto", description="How shortcut and branch are joined: add, rezero, fixup, mhc, ...; auto is the network's own."
+        "auto",
+        description="How shortcut and branch are joined: add, rezero, fixup, mhc, ...; auto is the network's own.",
     )
     order: Literal["auto", "post", "bn_after", "relu_before", "relu_only", "pre"] = Field(
         "auto", description="Order of norm and activation about the junction; auto is the network's own."
@@ -57,7 +58,9 @@ class ModelConfig(Section):
     norm: Literal["auto", "batch", "group", "layer", "frozen_batch", "none"] = Field(
         "auto", description="Kind of norms; auto is the network's own."
     )
-    drop_path: Share = Field(0.0, description="Share of samples whose last branch is dropped; earlier ones linearly less.")
+    drop_path: Share = Field(
+        0.0, description="Share of samples whose last branch is dropped; earlier ones linearly less."
+    )
     zero_init_residual: bool = Field(False, description="Start each branch at zero.")
     dropout: Share = Field(0.0, description="Share of features dropped before the head.")
     checkpoint_blocks: bool = Field(

@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "classify images, or folders of them, with a run's network",
     "report": "one HTML page about one run or several, side by side",
     "models": "the networks that go by name",
+    "convert": "somebody else's weights to ours, and back, with a report of every key",
 }
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 130

@@ -1,14 +1,23 @@
-"""``reslab models``."""
+"""``reslab models``: the catalog as a table, and one network as a tree or a picture."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import tyro
+from rich.console import Console
 
 from reslab.cli.output import console, parse, print_json, table
+from reslab.errors import RequestError, unknown
 from reslab.models.table import catalog_rows
+from reslab.records import BlockRecord, LayerRecord, StructureRecord, as_short
+
+Row = dict[str, Any]
 
 
 @dataclass
@@ -17,6 +26,20 @@ class ModelsFlags:
 
     pattern: Annotated[str, tyro.conf.Positional] = "*"
     """Shell pattern, such as 'plain*'; quote it."""
+    max_params: str = ""
+    """Only networks with at most so many parameters, such as 5M."""
+    max_macs: str = ""
+    """Only networks with at most so many multiply-accumulates an image, such as 1G."""
+    block: str = ""
+    """Only networks of this block: basic, bottleneck, ..."""
+    shortcut: str = ""
+    """Only networks of this shortcut: zero_pad, projection, none, ..."""
+    sort: Literal["catalog", "name", "params", "macs"] = "catalog"
+    """Order of the table."""
+    tree: bool = False
+    """Print what one network is made of, equal blocks folded."""
+    graph: Path | None = None
+    """Draw one network into this .svg or .png file."""
     json: bool = False
     """Print one JSON object on stdout."""
 
@@ -24,20 +47,327 @@ class ModelsFlags:
 def run(arguments: list[str]) -> int:
     """Parses, lists, prints. Returns the exit code."""
     flags = parse(ModelsFlags, arguments, command="models")
-
-    rows = catalog_rows(flags.pattern) or by_number(flags.pattern)
-    if flags.json:
+    rows = sort_rows(filter_rows(catalog_rows(flags.pattern) or by_number(flags.pattern), flags), flags.sort)
+    if flags.tree or flags.graph:
+        show_structure(only_name(rows, flags), flags)
+    elif flags.json:
         print_json({"models": rows})
-        return 0
-    columns = ["name", "parameters", "depth", "blocks", "shortcut", "stem", "classes"]
-    keys = ["name", "num_parameters", "depth", "blocks", "shortcut", "stem", "num_classes"]
-    cells = [[f"{row[key]:,}" if key == "num_parameters" else row[key] for key in keys] for row in rows]
-    console().print(table(columns, cells, numeric=["parameters", "depth", "classes"]))
+    else:
+        print_table(rows, console())
     return 0
 
 
-def by_number(name: str) -> list[dict[str, Any]]:
+def by_number(name: str) -> list[Row]:
     """A network that goes by number only, such as resnet38, built and counted; the error for any other name."""
     from reslab.models.summary import describe_model  # torch is needed for these alone
 
     return [describe_model(name)]
+
+
+# ---- the table
+
+
+BLOCK_WORDS = {"BasicBlock": "basic", "Bottleneck": "bottleneck", "SingleBlock": "single"}
+SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+
+COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
+    # heading: key of the row, what is shown
+    "name": ("name", lambda row: str(row["name"])),
+    "parameters": ("num_parameters", lambda row: f"{row['num_parameters']:,}"),
+    "MACs": ("macs", lambda row: as_short(row.get("macs"))),
+    "activations": ("activations", lambda row: as_short(row.get("activations"))),
+    "depth": ("depth", lambda row: or_dash(row.get("depth"))),
+    "blocks": ("blocks", lambda row: " ".join([block_of(row), *numbers_of(row)])),
+    "shortcut": ("shortcut", lambda row: or_dash(row.get("shortcut"))),
+    "connection": ("connection", lambda row: or_dash(row.get("connection"))),
+    "stem": ("stem", lambda row: or_dash(row.get("stem"))),
+    "classes": ("num_classes", lambda row: or_dash(row.get("num_classes"))),
+    "image": ("image", lambda row: or_dash(row.get("image"))),
+}
+GUTTER = 2
+"""Letters between two columns."""
+NUMERIC = ("parameters", "MACs", "activations", "depth", "classes", "image")
+DROPPED_FIRST = ("image", "classes", "stem", "connection", "depth", "activations", "shortcut", "blocks", "MACs")
+"""What a narrow terminal leaves out, in this order; ``--json`` has everything."""
+
+
+def print_table(rows: Sequence[Row], screen: Console) -> None:
+    """As many columns as the terminal has room for."""
+    headings = columns_that_fit(rows, screen.width)
+    cells = [[COLUMNS[heading][1](row) for heading in headings] for row in rows]
+    screen.print(table(headings, cells, numeric=[heading for heading in headings if heading in NUMERIC]))
+
+
+def columns_that_fit(rows: Sequence[Row], width: int) -> list[str]:
+    """Headings of the columns that ``width`` letters have room for."""
+    needs = {
+        heading: max(len(heading), *(len(cell(row)) for row in rows)) + GUTTER for heading, (_, cell) in COLUMNS.items()
+    }
+    headings = [heading for heading, (key, _) in COLUMNS.items() if any(key in row for row in rows)]
+    for heading in DROPPED_FIRST:
+        if sum(needs[kept] for kept in headings) - GUTTER <= width:
+            break
+        headings = [kept for kept in headings if kept != heading]
+    return headings
+
+
+def or_dash(value: Any) -> str:
+    """What is shown of a value that may be absent."""
+    return "-" if value is None else str(value)
+
+
+def block_of(row: Row) -> str:
+    """The block's kind, as ``--block`` takes it."""
+    words = " ".join(word for word in str(row.get("blocks", "-")).split() if word not in numbers_of(row))
+    return BLOCK_WORDS.get(words, words.replace(" ", "_"))
+
+
+def numbers_of(row: Row) -> list[str]:
+    """The blocks of each stage, as one word, if they are known."""
+    return re.findall(r"\b\d+(?:-\d+)*$", str(row.get("blocks", "")))
+
+
+def filter_rows(rows: list[Row], flags: ModelsFlags) -> list[Row]:
+    """The rows that the flags ask for; none left is an error."""
+    known = [*catalog_rows(), *rows]
+    if flags.block:
+        check_choice("block", flags.block, {block_of(row) for row in known})
+        rows = keep(rows, lambda row: block_of(row) == flags.block, f"--block {flags.block}")
+    if flags.shortcut:
+        check_choice("shortcut", flags.shortcut, {row["shortcut"] for row in known})
+        rows = keep(rows, lambda row: row["shortcut"] == flags.shortcut, f"--shortcut {flags.shortcut}")
+    if flags.max_params:
+        rows = keep_small(rows, "num_parameters", flags.max_params, flag="--max-params")
+    if flags.max_macs:
+        rows = keep_small(rows, "macs", flags.max_macs, flag="--max-macs")
+    return rows
+
+
+def check_choice(kind: str, wanted: str, choices: set[str]) -> None:
+    """Refuses a word that no network of the catalog has."""
+    if wanted not in choices:
+        raise unknown(kind, wanted, sorted(choices))
+
+
+def keep_small(rows: list[Row], key: str, limit: str, *, flag: str) -> list[Row]:
+    """The rows whose number is known and no larger than the limit."""
+    most = parse_count(limit, flag=flag)
+    smallest = min((row[key] for row in rows if row.get(key) is not None), default=None)
+    whose = "It" if len(rows) == 1 else "The smallest"
+    hint = "" if smallest is None else f" {whose} has {as_short(smallest)}."
+    return keep(rows, lambda row: row.get(key) is not None and row[key] <= most, f"{flag} {limit}", hint=hint)
+
+
+def keep(rows: list[Row], fits: Callable[[Row], bool], request: str, *, hint: str = "") -> list[Row]:
+    """The rows that fit; none is an error that says which request left nothing."""
+    kept = [row for row in rows if fits(row)]
+    if not kept:
+        who = f"{rows[0]['name']} doesn't fit" if len(rows) == 1 else f"None of the {len(rows)} networks fits"
+        raise RequestError(f"{who} {request}.{hint}")
+    return kept
+
+
+def parse_count(text: str, *, flag: str) -> float:
+    """A count with a unit.
+
+    Example:
+        >>> parse_count("5M", flag="--max-params"), parse_count("1_500", flag="--max-params")
+        (5000000.0, 1500.0)
+    """
+    match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?(?:e\d+)?)\s*([kmg]?)\s*", text, re.IGNORECASE)
+    if not match:
+        raise RequestError(f"{flag} takes a count such as 800k, 5M or 1.5G, got {text!r}.")
+    return float(match[1]) * SIZES[match[2].lower()]
+
+
+def sort_rows(rows: list[Row], by: str) -> list[Row]:
+    """By name as people count, or by a number, smallest first and unknown ones last."""
+    if by == "name":
+        return sorted(rows, key=lambda row: in_counting_order(row["name"]))
+    if key := {"params": "num_parameters", "macs": "macs"}.get(by):
+        return sorted(rows, key=lambda row: (row.get(key) is None, row.get(key)))
+    return rows
+
+
+def in_counting_order(name: str) -> list[tuple[str, int]]:
+    """A key that puts resnet20 before resnet110.
+
+    Example:
+        >>> in_counting_order("resnet20_small")
+        [('resnet', 20), ('_small', 0)]
+    """
+    return [(words, int(digits or 0)) for words, digits in re.findall(r"(\D+)(\d*)", name)]
+
+
+# ---- one network
+
+
+def only_name(rows: Sequence[Row], flags: ModelsFlags) -> str:
+    """The name of the one network that is left."""
+    if len(rows) == 1:
+        return str(rows[0]["name"])
+    asked = "--tree" if flags.tree else "--graph"
+    some = ", ".join(row["name"] for row in rows[:3])
+    raise RequestError(
+        f"{asked} shows one network, and {flags.pattern!r} matches {len(rows)}: {some}, ... Name one of them, such as:"
+        f" reslab models {rows[0]['name']} {asked}"
+    )
+
+
+def show_structure(name: str, flags: ModelsFlags) -> None:
+    """Tree, picture or both."""
+    record = draw(name, flags.graph) if flags.graph else structure_of(name)
+    if flags.json:
+        print_json(asdict(record) | ({"graph": str(flags.graph)} if flags.graph else {}))
+        return
+    if flags.tree:
+        print_tree(record, console())
+    if flags.graph:
+        print(f"{flags.graph}: {name}, {record.depth} layers")
+
+
+def draw(name: str, path: Path) -> StructureRecord:
+    """Draws a network; a place where no picture can be is refused before any work."""
+    from reslab.report.structure import check_path, save_structure
+
+    check_path(path)
+    record = structure_of(name)
+    save_structure(record, path)
+    return record
+
+
+def structure_of(name: str) -> StructureRecord:
+    """A network of the catalog, built without values and read."""
+    import torch  # here and not above: the table does without
+
+    from reslab.models.catalog import create_model
+    from reslab.models.structure import read_structure
+    from reslab.models.summary import image_shape
+
+    with torch.device("meta"):
+        return read_structure(create_model(name), image_shape(name), name=name)
+
+
+MAX_TREE_WIDTH = 100
+GUIDES = ("├─ ", "└─ ", "│  ", "   ")
+ASCII_GUIDES = ("|- ", "`- ", "|  ", "   ")
+HARD = "\N{NO-BREAK SPACE}"
+"""Stands for a space where a line must not end; never printed."""
+
+
+@dataclass(frozen=True)
+class TreeLine:
+    """One line of the tree; a long ``what`` goes on below.
+
+    Args:
+        ancestors: for each line above on the way to the root, whether it was the last of its siblings.
+        is_last: whether it is itself.
+        name: of the stage, or how many blocks.
+        what: of what it is made.
+        shape: of the result.
+        parameters: of all together.
+    """
+
+    ancestors: tuple[bool, ...]
+    is_last: bool
+    name: str
+    what: str
+    shape: str
+    parameters: str
+
+
+def print_tree(record: StructureRecord, screen: Console) -> None:
+    """The tree in columns: name, what, shape, parameters. In ASCII where the terminal knows no more."""
+    guides = ASCII_GUIDES if screen.options.ascii_only else GUIDES
+    lines = format_tree(record, width=min(screen.width, MAX_TREE_WIDTH), guides=guides)
+    screen.print("\n".join(lines), soft_wrap=True, markup=False)
+
+
+def format_tree(record: StructureRecord, *, width: int, guides: Sequence[str] = GUIDES) -> list[str]:
+    """The lines of the tree."""
+    facts = [f"{record.num_parameters:,} parameters", f"{as_short(record.macs)} MACs", f"{record.depth} layers"]
+    title = f"{record.name}  {', '.join(facts)}, input {shape_text(record.in_shape)}"
+    entries = list(tree_lines(record))
+    names = [3 * (len(entry.ancestors) + 1) + len(entry.name) for entry in entries]
+    shape, parameters = (max(len(getattr(entry, key)) for entry in entries) for key in ("shape", "parameters"))
+    room = max(24, width - max(names) - shape - parameters - 6)
+    lines = textwrap.wrap(title, width)
+    for entry in entries:
+        wrapped = [part.replace(HARD, " ") for part in textwrap.wrap(entry.what, room, break_on_hyphens=False)] or [""]
+        for place, part in enumerate(wrapped):
+            first = place == 0
+            above = "".join(guides[3] if was_last else guides[2] for was_last in entry.ancestors)
+            own = (guides[1] if entry.is_last else guides[0]) if first else (guides[3] if entry.is_last else guides[2])
+            left = f"{above}{own}{entry.name if first else ''}".ljust(max(names))
+            right = f"  {entry.shape:>{shape}}  {entry.parameters:>{parameters}}" if first else ""
+            lines.append(f"{left}  {part:<{room}}{right}".rstrip())
+    return lines
+
+
+def tree_lines(record: StructureRecord) -> Iterator[TreeLine]:
+    """A line for each stage, and below it one for each run of equal blocks if there are several."""
+    for place, stage in enumerate(record.stages):
+        is_last = place == len(record.stages) - 1
+        num_blocks = sum(block.count for block in stage.blocks if block.kind != "layers")
+        if stage.layers:
+            what = row_text(stage.layers)
+        else:
+            alone = len(stage.blocks) == 1
+            what = block_text(stage.blocks[0], counted=True) if alone else f"{num_blocks} blocks" * bool(num_blocks)
+        yield TreeLine((), is_last, stage.name, what, shape_text(stage.out_shape), f"{stage.num_parameters:,}")
+        if len(stage.blocks) > 1:
+            for index, block in enumerate(stage.blocks):
+                total = f"{block.count * block.num_parameters:,}"
+                end = index == len(stage.blocks) - 1
+                yield TreeLine(
+                    (is_last,), end, f"x{block.count}", block_text(block), shape_text(block.out_shape), total
+                )
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    """Channels and resolution."""
+    return " x ".join(map(str, shape))
+
+
+def row_text(layers: Iterable[LayerRecord]) -> str:
+    """Layers in a row: "3x3 conv, 16; batch norm; ReLU"."""
+    return "; ".join(layer.text.replace(" ", HARD) for layer in layers)
+
+
+def block_text(block: BlockRecord, *, counted: bool = False) -> str:
+    """A block in a line, its norms and activations left out: "basic x9 [3x3 16, 3x3 16] + identity"."""
+    if block.kind == "layers":
+        return row_text(block.branch)
+    way = block.entry + block.branch
+    starts_active = bool(block.junction) and way[0].kind in ("norm", "activation")
+    name = "pre-activation " * starts_active + block.kind + f" x{block.count}" * counted
+    if block.shortcut == "inside":
+        return f"{name}, {len(block.branch)} layers, not told apart"
+    note = block.junction.removeprefix("add").removeprefix(", ").replace(" ", HARD)
+    return f"{name} [{short_row(way)}] {shortcut_text(block)}" + (f" ({note})" if note else "")
+
+
+def shortcut_text(block: BlockRecord) -> str:
+    """What goes past the branch."""
+    if block.shortcut == "none":
+        return f"no{HARD}shortcut"
+    return f"+{HARD}{short_row(block.shortcut_layers) or block.shortcut}"
+
+
+def short_row(layers: Iterable[LayerRecord]) -> str:
+    """Layers in few letters; nothing of norms and activations."""
+    return ", ".join(
+        short_layer(layer).replace(" ", HARD) for layer in layers if layer.kind not in ("norm", "activation")
+    )
+
+
+def short_layer(layer: LayerRecord) -> str:
+    """A layer in few letters.
+
+    Example:
+        >>> short_layer(LayerRecord("conv", "3x3 conv, 64, 32 groups, /2"))
+        '3x3 64 g32 /2'
+    """
+    if layer.kind != "conv":
+        return layer.text.replace(", ", " ")
+    return re.sub(r"(\d+) groups", r"g\1", layer.text.replace(" conv,", "").replace(", ", " "))

@@ -173,7 +173,14 @@ class ZeroPaddedMaxPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pads, then pools."""
-        pooled: Tensor = self.pool(F.pad(x, (1, 1) * self.space))
+        if torch.compiler.is_exporting():
+            # ONNX Runtime 1.31 merges a zero padding into the pool, where it becomes one with minus infinity.
+            for axis in range(x.ndim - self.space, x.ndim):
+                edge = torch.zeros_like(x.narrow(axis, 0, 1))
+                x = torch.cat((edge, x, edge), axis)
+        else:
+            x = F.pad(x, (1, 1) * self.space)
+        pooled: Tensor = self.pool(x)
         return pooled
 
 

@@ -285,9 +285,7 @@ class Changes(TypedDict, total=False):
     checkpoint_blocks: bool
 
 
-def change(
-    architecture: Architecture, num_classes: int | None = None, **changes: Unpack[Changes]
-) -> Architecture:
+def change(architecture: Architecture, num_classes: int | None = None, **changes: Unpack[Changes]) -> Architecture:
     """The architecture with other choices; a connection brings those that it is made for.
 
     Raises:

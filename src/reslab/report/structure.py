@@ -142,17 +142,13 @@ class Canvas:
     ) -> None:
         """A line of text; ``at`` is on its base line."""
         weight = {"font_weight": "bold"} if bold else {}
-        self.add(
-            "text", look, escape(with_times(words)), x=at[0], y=at[1], font_size=size, text_anchor=anchor, **weight
-        )
+        self.add("text", look, escape(words), x=at[0], y=at[1], font_size=size, text_anchor=anchor, **weight)
 
     def turned_text(self, look: str, centre: Point, words: str) -> None:
         """A line of text from bottom to top, centred."""
         x, y = centre[0] + 0.36 * SMALL, centre[1]
         turn = f"rotate(-90 {x:g} {y:g})"
-        self.add(
-            "text", look, escape(with_times(words)), x=x, y=y, font_size=SMALL, text_anchor="middle", transform=turn
-        )
+        self.add("text", look, escape(words), x=x, y=y, font_size=SMALL, text_anchor="middle", transform=turn)
 
     def line(self, look: str, *points: Point, radius: float = 8) -> None:
         """A line with round corners."""
@@ -245,12 +241,12 @@ def draw_row(canvas: Canvas, layers: Sequence[LayerRecord], left: float, axis: f
         width = layer_width(layer)
         canvas.box(layer.kind, left, axis - height / 2, width, height, radius=3)
         if is_slab(layer):
-            canvas.turned_text("ink", (left + width / 2, axis), layer.text)
+            canvas.turned_text("ink", (left + width / 2, axis), with_times(layer.text))
         else:
             lines = box_lines(layer)
             for place, line in enumerate(lines):
                 base = axis + 4 + 14 * (place - (len(lines) - 1) / 2)
-                canvas.text("ink", (left + width / 2, base), line, anchor="middle", bold=place == 0)
+                canvas.text("ink", (left + width / 2, base), with_times(line), anchor="middle", bold=place == 0)
         left += width + GAP
     return left - GAP if layers else left
 
@@ -260,7 +256,7 @@ def shorten(layers: Sequence[LayerRecord], room: float) -> Sequence[LayerRecord]
     for keep in range((len(layers) - 1) // 2, 0, -1):
         if row_width(layers) <= room:
             break
-        more = LayerRecord("other", f"{len(layers) - 2 * keep} more")
+        more = LayerRecord("other", f"{len(layers) - 2 * keep} more layers")
         shorter = (*layers[:keep], more, *layers[-keep:])
         if row_width(shorter) <= room:
             return shorter
@@ -438,7 +434,9 @@ class Card:
         else:
             self._draw_way(canvas, left, axis)
         if self.note:
-            canvas.text("past-ink", (left + self.inner_width - PAD, axis + self.fall - 9), self.note, anchor="end")
+            canvas.text(
+                "past-ink", (left + self.inner_width - PAD, axis + self.fall - 9), with_times(self.note), anchor="end"
+            )
         return left + self.inner_width
 
     @property
@@ -493,7 +491,7 @@ class Card:
         left = middle - (sum(self.lane_widths) + GAP * (len(words) - 1)) / 2
         for word, width in zip(words, self.lane_widths, strict=True):
             canvas.box("past-box", left, lane - LANE_BOX / 2, width, LANE_BOX)
-            canvas.text("past-ink", (left + width / 2, lane + 4), word, anchor="middle")
+            canvas.text("past-ink", (left + width / 2, lane + 4), with_times(word), anchor="middle")
             left += width + GAP
 
 
@@ -559,7 +557,7 @@ def draw_shape(canvas: Canvas, middle: Point, label: str) -> None:
     """Channels and resolution, on the way."""
     width = shape_width(label)
     canvas.box("card", middle[0] - width / 2, middle[1] - 11, width, 22, radius=11)
-    canvas.text("ink", (middle[0], middle[1] + 4), label, bold=True, anchor="middle")
+    canvas.text("ink", (middle[0], middle[1] + 4), with_times(label), bold=True, anchor="middle")
 
 
 Lines = list[list[Item]]

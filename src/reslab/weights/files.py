@@ -6,6 +6,7 @@ import argparse
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,13 @@ OTHER_KINDS = (
     (b"\x93NUMPY", "a NumPy array; an array has no names that say where it belongs"),
     (b"\x08\x00\x00\x00", "probably an ONNX file, which holds a graph rather than a state_dict"),
 )
+
+TORCH_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+"""The number that torch's files before 1.6 begin with, pickled."""
+
+HARMLESS: list[Any] = [argparse.Namespace]
+"""Let through besides what torch allows: the checkpoints of timm and of torchvision's references hold their arguments in
+one. It is a bag of attributes, and making one runs nothing."""
 
 RESAVE = (
     "Where you trust its origin, save the bare weights there:"
@@ -137,17 +145,25 @@ def kind_of(path: Path) -> FileKind:
     for start, what in OTHER_KINDS:
         if head.startswith(start):
             raise no_weights(path, what)
-    if head[:1] == b"\x80":  # a pickle; torch's own before 1.6 is one, and torch tells them apart
-        return "torch"
+    if head[:1] == b"\x80":  # a pickle, as torch's files before 1.6 were
+        if TORCH_MAGIC in head[:40]:
+            return "torch"
+        raise no_weights(path, f"a bare pickle, and unpickling can run any code. {RESAVE.rstrip('.')}")
     raise no_weights(path, described(head))
 
 
 def kind_of_archive(path: Path) -> FileKind:
     """Torch's zip archive, Keras' one, or an error that says what else it is."""
     if not zipfile.is_zipfile(path):
-        raise RequestError(f"{path} is cut off: a zip archive without its end. Fetch or copy it again.")
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+        raise RequestError(f"{path} is cut off: it is a zip archive without its end. Fetch or copy it again.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            damaged = archive.testzip()  # torch itself doesn't compare the checksums
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise RequestError(f"{path} is a damaged zip archive ({error}). Fetch or copy it again.") from None
+    if damaged:
+        raise RequestError(f"{path} is damaged: {damaged} in it doesn't have its checksum. Fetch or copy it again.")
     if "model.weights.h5" in names:
         return "keras"
     if any(name.endswith("/constants.pkl") for name in names):
@@ -191,7 +207,8 @@ def from_safetensors(path: Path) -> WeightsFile:
     """Reads a safetensors file with its metadata."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            names = sorted(file.keys(), key=natural)  # the file's own order is by kind of number
+            tensors = {name: file.get_tensor(name) for name in names}
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise RequestError(
@@ -201,19 +218,27 @@ def from_safetensors(path: Path) -> WeightsFile:
     return WeightsFile(path, "safetensors", stripped, prefix=prefix, metadata=metadata)
 
 
+def natural(name: str) -> list[str | int]:
+    """A key for sorting that takes numbers for numbers.
+
+    Example:
+        >>> sorted(["layer1.10", "layer1.9", "fc"], key=natural)
+        ['fc', 'layer1.9', 'layer1.10']
+    """
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
 def read_torch(path: Path) -> Any:
     """What ``torch.save`` wrote, by torch's reader that builds tensors and plain containers only.
-
-    ``argparse.Namespace`` is let through, since the checkpoints of timm and of torchvision's references hold their
-    arguments in one; it is a bag of attributes, and making one runs nothing.
 
     Raises:
         RequestError: for anything else, by its name; and for a damaged file.
     """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        # An open file, because torch takes a path's suffix for the kind of the file.
+        with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # about old protocols
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises anything
         raise why_refused(path, error) from None
 
@@ -225,15 +250,16 @@ def why_refused(path: Path, error: Exception) -> RequestError:
             f"{path} holds pickled objects besides tensors ({', '.join(names)}); unpickling can run any code, so reslab"
             f" reads none. {RESAVE}"
         )
-    first = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-    return RequestError(f"{path} is no whole torch file: it is cut off or damaged. Fetch or copy it again. ({first})")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "torch.load" not in line]
+    what = lines[-1].rstrip(".") if lines else type(error).__name__
+    return RequestError(f"{path} is no whole torch file ({what}): it is cut off or damaged. Fetch or copy it again.")
 
 
 def refused_globals(path: Path, message: str) -> list[str]:
     """Names of the classes and functions in a pickle that torch's safe reader won't call."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals(HARMLESS), path.open("rb") as file:
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except Exception:  # torch's format before 1.6, or damaged: the message has the first name
         names = []
     named = re.findall(r"(?:unsupported global: GLOBAL|unsupported GLOBAL|Unsupported class) ([\w.]+)", message, re.I)
@@ -269,8 +295,8 @@ def wrapper_of(content: Mapping[Any, Any], *, ema: bool) -> str | None:
     The plain weights come first unless ``ema`` asks for the average. An entry of another name is taken where it is the
     only one with tensors in it.
     """
-    holders = [key for key, value in content.items() if isinstance(key, str) and holds_tensors(value)]
-    for name in (*(EMA_WRAPPERS if ema else ()), *WRAPPERS):
+    holders: list[str] = [key for key, value in content.items() if isinstance(key, str) and holds_tensors(value)]
+    for name in (*EMA_WRAPPERS, *WRAPPERS) if ema else WRAPPERS:
         if name in holders:
             return name
     if any(isinstance(value, Tensor) for value in content.values()):

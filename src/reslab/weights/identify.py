@@ -34,8 +34,8 @@ def identify_content(file: WeightsFile) -> Recognition:
     translation = translate(file.tensors, layout)
     if translation.unknown:
         raise RequestError(
-            f"Its layout is that of {layout.title}, but no network of ours has a place for {len(translation.unknown)} of"
-            f" its keys: {some(translation.unknown)}."
+            f"Its layout is that of {layout.title}, but no network of ours has a place for"
+            f" {len(translation.unknown)} of its keys: {some(translation.unknown)}."
         )
     found = recognise(translation.tensors, layout.implies)
     described = described_by_card(file, translation.tensors)

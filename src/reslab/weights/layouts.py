@@ -230,6 +230,9 @@ KERAS_V2_RULES = (
     Rule("predictions.{p}", "fc.{p}"),
 )
 
+V15 = {"stride_on": "3x3"}
+"""Where the stride is in every network of timm."""
+
 RESLAB = Layout("reslab", "our own names, which are torchvision's", marks=(r"^conv1\.", r"^layer1\.0\."), closed=False)
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -259,21 +262,23 @@ LAYOUTS: tuple[Layout, ...] = (
         "timm's nfnet.py, nf_resnet50 and the like",
         marks=(r"^stem\.conv\.gain$", r"^stages\.0\.0\.conv1\.gain$"),
         rules=NF_RULES,
+        implies=V15,
+        reason="timm has the stride on the 3x3 convolution",
     ),
     Layout(
         "timm_v2d_gn",
         "timm's resnetv2.py with deep stem and group norm",
         marks=(r"^stages\.0\.blocks\.0\.norm1\.", r"^stem\.conv1\."),
         absent=(r"running_mean$", r"norm1\.(v|tau)$"),
-        refusal="its stem divides 32 channels into 32 groups, where a group norm of ours leaves two channels to a group,"
-        " so that no network of ours computes the same",
+        refusal="its stem divides 32 channels into 32 groups, where a group norm of ours has two channels a group: no"
+        " network of ours computes the same",
     ),
     Layout(
         "timm_v2d",
         "timm's resnetv2.py with deep stem",
         marks=(r"^stages\.0\.blocks\.0\.norm1\.", r"^stem\.conv1\."),
         rules=timm_v2_rules(shortcut=1),
-        implies={"shortcut": "projection_pool"},
+        implies={**V15, "shortcut": "projection_pool"},
         reason="timm's networks with a deep stem have a mean before the shortcut's convolution",
     ),
     Layout(
@@ -281,13 +286,15 @@ LAYOUTS: tuple[Layout, ...] = (
         "timm's resnetv2.py",
         marks=(r"^stages\.0\.blocks\.0\.norm1\.", r"^stem\.conv\.", r"running_mean$"),
         rules=timm_v2_rules(shortcut=0),
+        implies=V15,
+        reason="timm has the stride on the 3x3 convolution",
     ),
     Layout(
         "timm_bit",
         "timm's resnetv2.py, Big Transfer",
         marks=(r"^stages\.0\.blocks\.0\.norm1\.", r"^stem\.conv\."),
         rules=timm_v2_rules(shortcut=0),
-        implies={"conv": "standardised", "stem": "tensorflow"},
+        implies={**V15, "conv": "standardised", "stem": "tensorflow"},
         reason="timm's networks with a 7x7 stem and group norm are Big Transfer's, whose convolutions are standardised"
         " and whose max-pool is padded with zeros",
         input="RGB from -1 to 1",

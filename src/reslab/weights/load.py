@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor, nn
 
 from reslab.errors import RequestError
+from reslab.layers.nd import Standardised
 from reslab.models.architecture import Architecture
 from reslab.models.resnet import ResNet
 from reslab.weights.files import WeightsFile, read_weights, strip_prefixes
 from reslab.weights.identify import described_by_card, identify, identify_as, identify_content
 from reslab.weights.layouts import RESLAB, Translation, layout_of, translate
-from reslab.weights.plan import Fit, Plan, make_plan
+from reslab.weights.plan import Place, Plan, make_plan
 from reslab.weights.recognise import Recognition, differences, name_of, some, written_out
 from reslab.weights.report import LoadReport, Row
+
+Fit = Literal["strict", "adapt"]
 
 
 def load_weights(
@@ -52,7 +56,7 @@ def load_weights(
         >>> file = Path(tempfile.mkdtemp()) / "theirs.safetensors"
         >>> safetensors.torch.save_file(create_model("resnet20").state_dict(), file)
         >>> load_weights(create_model("resnet20"), file).counts
-        {'loaded': 129}
+        {'loaded': 116}
     """
     for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if value not in ("strict", "adapt"):
@@ -100,18 +104,23 @@ def open_as(
 
 def fit(model: nn.Module, file: WeightsFile, *, num_classes: Fit = "strict", in_channels: Fit = "adapt") -> LoadReport:
     """``load_weights`` of a file that has been read."""
-    expected, own_prefix = strip_prefixes(model.state_dict())
-    heads = [name.removeprefix(own_prefix) for name in head_names(model)]
-    plans = [
-        make_plan(expected, translation, heads, num_classes=num_classes, in_channels=in_channels)
-        for translation in translations(file, expected)
-    ]
+    state = model.state_dict()
+    expected, own_prefix = strip_prefixes({name: value for name, value in state.items() if isinstance(value, Tensor)})
+    inner = model.get_submodule(own_prefix.removesuffix("."))
+    place = Place(
+        expected,
+        heads=head_names(inner),
+        adapt_head=num_classes == "adapt",
+        adapt_channels=in_channels == "adapt",
+        standardised=is_standardised(inner),
+    )
+    plans = [make_plan(place, translation) for translation in translations(file, expected)]
     plan = max(plans, key=lambda plan: (plan.num_fitting, -len(plan.problems)))
     if plan.problems:
-        raise RequestError(why_not(file, plan, num_keys=len(expected), heads=heads))
-    check_choices(model, file, plan.translation)
-    model.load_state_dict({own_prefix + name: value for name, value in plan.tensors.items()})
-    return make_report(model, file, plan)
+        raise RequestError(why_not(file, plan, place))
+    check_choices(inner, file, plan.translation)
+    model.load_state_dict(state | {own_prefix + name: value for name, value in plan.tensors.items()})
+    return make_report(inner, file, plan)
 
 
 def translations(file: WeightsFile, expected: Mapping[str, Tensor]) -> list[Translation]:
@@ -125,10 +134,16 @@ def translations(file: WeightsFile, expected: Mapping[str, Tensor]) -> list[Tran
     return found
 
 
-def head_names(model: nn.Module) -> list[str]:
+def head_names(model: nn.Module) -> tuple[str, ...]:
     """Names of the classifier's parameters: those of the last linear layer."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return [f"{name}.{part}" for name, module in layers[-1:] for part, _ in module.named_parameters()]
+    return tuple(f"{name}.{part}" for name, module in layers[-1:] for part, _ in module.named_parameters())
+
+
+def is_standardised(model: nn.Module) -> bool:
+    """Whether the first convolution standardises its weight."""
+    convs = [module for module in model.modules() if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+    return bool(convs) and isinstance(convs[0], Standardised)
 
 
 def make_report(model: nn.Module, file: WeightsFile, plan: Plan) -> LoadReport:
@@ -149,17 +164,17 @@ def make_report(model: nn.Module, file: WeightsFile, plan: Plan) -> LoadReport:
     )
 
 
-def why_not(file: WeightsFile, plan: Plan, *, num_keys: int, heads: list[str]) -> str:
+def why_not(file: WeightsFile, plan: Plan, place: Place) -> str:
     """Why the file can't be loaded, and what to do."""
-    if set(plan.missing) | set(plan.reshaped) <= set(heads) and not plan.unexpected:
+    if set(plan.missing) | set(plan.reshaped) <= set(place.heads) and not plan.unexpected:
         return head_only(file, plan)
     try:
         found = identify_content(file)
         holds = f"The file holds {found.title}: reslab.{found.call} builds that."
     except RequestError as error:
         holds = f"The file is of no network of ours. {error}"
-    start = f"{file.path} doesn't fit the network: {plan.num_fitting} of its {num_keys} keys fit"
-    start += f"; {'; '.join(plan.problems)}."
+    fitting = f"of the network's {len(place.expected)} keys it has {plan.num_fitting} that fit"
+    start = f"{file.path} doesn't fit: {fitting}; {'; '.join(plan.problems)}."
     if not plan.unexpected and plan.missing and all(".downsample." in name for name in plan.missing):
         start += (
             " The network has projections (option B), the file has none: its shortcuts are option A, which has no"
@@ -193,7 +208,7 @@ def check_choices(model: nn.Module, file: WeightsFile, translation: Translation)
     if wrong:
         instead = written_out({key: getattr(have, key) for key in wrong})
         raise RequestError(
-            f"{file.path}: every key fits, but these weights are for {' and '.join(written_out(wrong))} and the network has"
-            f" {' and '.join(instead)}: it would compute something else ({reason}). Build the network with"
+            f"{file.path}: every key fits, but these weights are for {' and '.join(written_out(wrong))} and the network"
+            f" has {' and '.join(instead)}: it would compute something else ({reason}). Build the network with"
             f" {', '.join(written_out(wrong))}."
         )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +15,29 @@ from reslab.weights.layouts import Translation, squeezed, unsqueezed
 from reslab.weights.recognise import some
 from reslab.weights.report import Row
 
-Fit = Literal["strict", "adapt"]
+
+@dataclass(frozen=True)
+class Place:
+    """What the network has, and how far it may be fitted.
+
+    Args:
+        expected: its state_dict, without prefixes.
+        heads: names of the classifier's parameters.
+        adapt_head: leave the head as it is where the file has none, or one for other classes.
+        adapt_channels: make the first convolution fit other images.
+        standardised: whether that convolution standardises its weight.
+    """
+
+    expected: Mapping[str, Tensor]
+    heads: tuple[str, ...] = ()
+    adapt_head: bool = False
+    adapt_channels: bool = False
+    standardised: bool = False
+
+    @property
+    def stem(self) -> str:
+        """Name of the first convolution's weight."""
+        return next((name for name, value in self.expected.items() if value.ndim > 2), "")
 
 
 @dataclass
@@ -55,26 +76,22 @@ class Plan:
         return [f"{what} {some(names)}" for what, names in lists.items() if names]
 
 
-def make_plan(
-    expected: Mapping[str, Tensor], translation: Translation, heads: list[str], *, num_classes: Fit, in_channels: Fit
-) -> Plan:
+def make_plan(place: Place, translation: Translation) -> Plan:
     """Finds a value for every name of the network, and a name for every key of the file."""
     plan = Plan(translation)
-    stem = next((name for name, value in expected.items() if value.ndim > 2), "")
-    for name, target in expected.items():
+    for name, target in place.expected.items():
         value = translation.tensors.get(name)
         if value is None:
-            without_value(plan, name, target, is_head=name in heads and num_classes == "adapt")
+            without_value(plan, name, target, keep=place.adapt_head and name in place.heads)
         elif value.shape == target.shape:
             take(plan, name, value, target)
-        elif name in heads:
-            take_head(plan, name, value, target, adapt=num_classes == "adapt")
-        elif name == stem and in_channels == "adapt" and differs_in_channels_only(value, target):
-            standardised = name.removesuffix("weight") + "gain" in expected
-            take(plan, name, *adapt_channels(value, target, standardised=standardised))
+        elif name in place.heads:
+            take_head(plan, name, value, target, adapt=place.adapt_head)
+        elif name == place.stem and place.adapt_channels and differs_in_channels_only(value, target):
+            take(plan, name, *adapt_channels(value, target, standardised=place.standardised))
         else:
             plan.reshaped[name] = reshaped(name, value, target)
-    without_place(plan, expected, ignore_head=not heads and num_classes == "adapt")
+    without_place(plan, place.expected, ignore_head=place.adapt_head and not place.heads)
     return plan
 
 
@@ -88,12 +105,12 @@ def take(plan: Plan, name: str, value: Tensor, target: Tensor, note: str = "") -
     plan.rows.append(Row(plan.translation.prefix + key, name, "adapted" if notes else "loaded", "; ".join(notes)))
 
 
-def without_value(plan: Plan, name: str, target: Tensor, *, is_head: bool) -> None:
+def without_value(plan: Plan, name: str, target: Tensor, *, keep: bool) -> None:
     """A name that the file lacks."""
     if name.endswith("num_batches_tracked"):
         plan.tensors[name] = torch.zeros_like(target)
         plan.rows.append(Row("", name, "filled", "0: the file doesn't say how many batches there were"))
-    elif is_head:
+    elif keep:
         plan.tensors[name] = target
         plan.rows.append(Row("", name, "kept", "the file has no head"))
     else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,9 @@ NOT_IN_THE_WEIGHTS = {
     "checkpoint_blocks", "conv_bias",
 }  # fmt: skip
 """Choices that make no other network of weights: for training, or (the biases) compared apart."""
+
+NOT_IN_THE_KEYS = {"shortcut", "stride_on", "stride_in", "stem", "conv", "norm", "order", "activation"}
+"""Choices of which some values have the same keys and shapes as others."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +117,18 @@ def recognise(tensors: Mapping[str, Tensor], implied: Mapping[str, Any] | None =
             f"Its keys are of no layout that reslab knows ({some(shapes)}). Known are torchvision's and those of timm's"
             " resnet.py, resnetv2.py and nfnet.py, keras.applications, akamaster and kuangliu."
         )
-    architecture, assumptions = read_architecture(shapes, implied or {})
+    implied = implied or {}
+    architecture = read_architecture(shapes, implied)
     check_signature(shapes, architecture)
+    architecture, assumptions = prefer_named(architecture, shapes, implied)
     name, changes = name_of(architecture)
     classes = architecture.num_classes if "fc.weight" in shapes else 0
+    assumptions = [*assumed(architecture, shapes, implied), *assumptions]
     return Recognition(name, changes, architecture, classes, architecture.in_channels, tuple(assumptions))
 
 
-def read_architecture(shapes: Shapes, implied: Mapping[str, Any]) -> tuple[Architecture, list[str]]:
-    """The choices that names and shapes show, with what had to be assumed."""
+def read_architecture(shapes: Shapes, implied: Mapping[str, Any]) -> Architecture:
+    """The choices that names and shapes show, and for the rest the usual ones."""
     num_blocks = blocks_of(shapes)
     num_convs = sum(bool(re.fullmatch(r"layer1\.0\.conv\d\.weight", name)) for name in shapes)
     if num_convs not in BLOCK_KINDS:
@@ -141,8 +147,7 @@ def read_architecture(shapes: Shapes, implied: Mapping[str, Any]) -> tuple[Archi
     if num_convs == 3:
         choices |= groups_of(shapes, choices["widths"][0])
     choices |= implied
-    base = Architecture(**choices)
-    return with_connection(base, shapes), assumed(choices, implied)
+    return with_connection(Architecture(**choices), shapes)
 
 
 def blocks_of(shapes: Shapes) -> tuple[int, ...]:
@@ -190,7 +195,7 @@ def kinds_of(shapes: Shapes, num_convs: int) -> dict[str, Any]:
     if "layer1.0.conv1.gain" in shapes:
         return {"attention": attention_of(shapes), "connection": "norm_free", **CONNECTIONS["norm_free"].implies}
     inner, last = (f"layer1.0.conv{number}.bias" in shapes for number in (1, num_convs))
-    bias = "last" if last and not (inner and num_convs > 1) else "all" if inner else "none"
+    bias = "all" if inner else "last" if last else "none"
     return {
         "norm": norm,
         "order": "pre" if "norm.weight" in shapes else "post",
@@ -223,19 +228,20 @@ def groups_of(shapes: Shapes, width: int) -> dict[str, int]:
     return {"groups": groups, "width_per_group": inner * 64 // (width * groups)}
 
 
-def assumed(choices: Mapping[str, Any], implied: Mapping[str, Any]) -> list[str]:
+def assumed(architecture: Architecture, shapes: Shapes, implied: Mapping[str, Any]) -> list[str]:
     """What was taken for granted, in words."""
     said = []
-    if choices["shortcut"] == "zero_pad" and "shortcut" not in implied:
+    if "shortcut" not in implied and shortcut_of(shapes) == "zero_pad" and architecture.connection != "norm_free":
         said.append(
-            "option A shortcuts with the new channels after the old ones (shortcut='zero_pad'): a plain network, and"
-            " 'zero_pad_both', have the same keys"
+            f"there are no projections, so shortcut={architecture.shortcut!r}: 'zero_pad', 'zero_pad_both' (option A)"
+            " and 'none' (a plain network) have the same keys"
         )
-    if choices["block"] == "bottleneck" and "stride_on" not in implied and choices["order"] == "post":
+    if "stride_on" not in implied and architecture.block == "bottleneck" and architecture.stride_in == "first":
         said.append(
-            "the stride is on the 3x3 convolution, as in torchvision and timm; stride_on='1x1' has the same keys"
+            f"stride_on={architecture.stride_on!r}: '3x3' (torchvision, timm) and '1x1' (the paper, Caffe, Keras) have"
+            " the same keys"
         )
-    if choices["norm"] == "group":
+    if architecture.norm == "group":
         said.append(
             "norms without running statistics are group norms, of 32 groups where there are 64 channels or more"
         )
@@ -325,6 +331,28 @@ def name_of(architecture: Architecture) -> tuple[str, dict[str, Any]]:
     return best
 
 
+def prefer_named(
+    architecture: Architecture, shapes: Shapes, implied: Mapping[str, Any]
+) -> tuple[Architecture, list[str]]:
+    """The catalog's network with the same keys and shapes, where the one that was read has no name of its own.
+
+    Returns:
+        It, or else the one that was read; and what that assumes.
+    """
+    if name_of(architecture)[1] == {} and name_of(architecture)[0]:
+        return architecture, []
+    for name, entry in MODELS.items():
+        if not isinstance(entry, Architecture):
+            continue
+        candidate = replace(entry, num_classes=architecture.num_classes, in_channels=architecture.in_channels)
+        others = differences(architecture, candidate)
+        if set(others) <= NOT_IN_THE_KEYS - set(implied) and not misfits(shapes, signature(candidate)):
+            unsaid = {key: value for key, value in others.items() if key not in ("shortcut", "stride_on")}
+            said = f"it is {name}, which the catalog has: one with {', '.join(written_out(unsaid))} has the same keys"
+            return candidate, [said] if unsaid else []
+    return architecture, []
+
+
 def differences(architecture: Architecture, other: Architecture) -> dict[str, Any]:
     """The choices in which the first is another network of weights than the second."""
     found = {
@@ -344,7 +372,12 @@ def recognise_other(shapes: Shapes) -> Recognition | None:
     if not heads or not kernels or "layer1.0.conv1.weight" in shapes:
         return None
     classes, channels = heads[-1][0], kernels[0][1]
-    for name, entry in MODELS.items():
-        if not isinstance(entry, Architecture) and not misfits(shapes, signature(name, classes, channels)):
-            return Recognition(name, {}, None, classes, channels)
-    return None
+    names = [
+        name
+        for name, entry in MODELS.items()
+        if not isinstance(entry, Architecture) and not misfits(shapes, signature(name, classes, channels))
+    ]
+    if not names:
+        return None
+    assumptions = [f"it is {names[0]}: {' and '.join(names[1:])} has the same keys"] if names[1:] else []
+    return Recognition(names[0], {}, None, classes, channels, tuple(assumptions))

@@ -111,6 +111,10 @@ class LoadReport:
             folded.append(Group(keys, names, len(rows), action, note))
         return folded
 
+    def ungrouped(self) -> list[Group]:
+        """Every row as a group of its own."""
+        return [Group(row.key, row.name, 1, row.action, row.note) for row in self.rows]
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
         return asdict(self) | {"counts": self.counts}

@@ -46,6 +46,7 @@ COMMON: dict[str, tuple[Any, ...]] = {
     "order": ("post",),
     "norm": ("batch", "group"),
     "conv": ("plain",),
+    "conv_bias": ("auto", "none"),
     "activation": ("relu",),
     "attention": ("none",),
     "connection": ("add",),
@@ -104,16 +105,20 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
     ),
 }
 
+TORCHVISION_TWINS = {"vgg11_bn", "vgg16_bn", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"}
+"""Names of networks without an architecture that torchvision has too."""
+NO_TWIN = "the names are {}'s, but {} builds no such network by itself: it has {}"
+
 
 def to_layout(
-    state: Mapping[str, Tensor], layout: Target, architecture: Architecture
+    state: Mapping[str, Tensor], layout: Target, network: Architecture | str
 ) -> tuple[dict[str, Tensor], list[str]]:
     """A state_dict of ours under the names of another library.
 
     Args:
         state: of one of our networks.
         layout: ``"reslab"`` changes nothing.
-        architecture: of that network.
+        network: its architecture; of a family that has none, its name.
 
     Returns:
         The tensors, and what the reader should know: where the library has the names but no such network.
@@ -131,13 +136,29 @@ def to_layout(
         raise unknown("layout", layout, TARGETS)
     if layout == "reslab":
         return dict(state), []
-    family = family_of(layout, architecture)
+    if isinstance(network, str):
+        return dict(state), without_architecture(layout, network)
+    family = family_of(layout, network)
     made = {}
     for name, value in state.items():
         new, rule = renamed(name, family.rules, forward=False) if family.rules else (name, None)
         assert new is not None, f"{family.title} has no name for {name}"
         made[new] = rule.to_theirs(value) if rule and rule.to_theirs else value
-    return made, twinless(layout, architecture)
+    return made, twinless(layout, network)
+
+
+def without_architecture(layout: str, name: str) -> list[str]:
+    """What to know about VGG and MobileNet: their names are torchvision's, and not timm's.
+
+    Raises:
+        RequestError: for timm.
+    """
+    if layout != "torchvision":
+        raise RequestError(
+            f"{layout} calls the parts of {name} otherwise than torchvision and reslab. Write it under"
+            " torchvision's names: layout 'torchvision'."
+        )
+    return [] if name in TORCHVISION_TWINS else [NO_TWIN.format(layout, layout, "a form for small images")]
 
 
 def family_of(layout: str, architecture: Architecture) -> Family:
@@ -147,7 +168,8 @@ def family_of(layout: str, architecture: Architecture) -> Family:
         RequestError: if there is none; it names what the nearest family lacks.
     """
     misfits = [(obstacles(architecture, family), family) for family in FAMILIES[layout]]
-    wrong, family = min(misfits, key=lambda pair: len(pair[0]))
+    # Order and connection tell families apart; the nearest is one that agrees in them.
+    wrong, family = min(misfits, key=lambda pair: (bool({"order", "connection"} & set(pair[0])), len(pair[0])))
     if not wrong:
         return family
     have = " and ".join(written_out({key: getattr(architecture, key) for key in wrong}))
@@ -159,9 +181,8 @@ def family_of(layout: str, architecture: Architecture) -> Family:
 
 
 def obstacles(architecture: Architecture, family: Family) -> list[str]:
-    """The choices in which a network is none of the family; biases of convolutions are one."""
-    wrong = [key for key, values in family.allowed.items() if getattr(architecture, key) not in values]
-    return wrong
+    """The choices in which a network is none of the family."""
+    return [key for key, values in family.allowed.items() if getattr(architecture, key) not in values]
 
 
 def twinless(layout: str, architecture: Architecture) -> list[str]:
@@ -177,7 +198,7 @@ def twinless(layout: str, architecture: Architecture) -> list[str]:
         reasons.append("group norm, which torchvision takes as norm_layer")
     if not reasons:
         return []
-    return [f"the names are {layout}'s, but {layout} builds no such network by itself: it has {', '.join(reasons)}"]
+    return [NO_TWIN.format(layout, layout, ", ".join(reasons))]
 
 
 # ---- files

@@ -1,0 +1,39 @@
+"""Memory that something takes, by the operating system, in a process of its own. Linux only."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def resident_mib() -> float:
+    """Resident size of this process now."""
+    return status_mib("VmRSS")
+
+
+def peak_mib() -> float:
+    """The most this process has had.
+
+    ``getrusage`` would not do: its peak starts at the parent's, for ``exec`` keeps it.
+    """
+    return status_mib("VmHWM")
+
+
+def status_mib(key: str) -> float:
+    status = Path("/proc/self/status").read_text()
+    match = re.search(rf"^{key}:\s+(\d+) kB$", status, re.MULTILINE)
+    assert match, status
+    return int(match[1]) / 1024
+
+
+def in_fresh_process(call: str) -> Any:
+    """What a call in this folder returns, such as ``"bench_depth.build_seconds('resnet110')"``, by way of JSON."""
+    code = f"import json, {call.partition('.')[0]} as module; print(json.dumps(module.{call.partition('.')[2]}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent
+    )
+    return json.loads(done.stdout)
