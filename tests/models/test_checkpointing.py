@@ -69,11 +69,17 @@ def test_fewer_activations_are_kept():
 
 def test_running_statistics_come_back_after_an_error():
     norm = nn.BatchNorm2d(3).train()
-    with pytest.raises(RuntimeError, match="stop"), without_running_statistics(norm):
-        norm(torch.randn(2, 3, 4, 4))
-        raise RuntimeError("stop")
-    assert norm.track_running_stats
+
+    def fail() -> None:
+        with without_running_statistics(norm):
+            norm(torch.randn(2, 3, 4, 4))
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert norm.momentum == 0.1
     assert norm.num_batches_tracked == 0
+    assert torch.equal(norm.running_var, torch.ones(3))
 
 
 def test_any_module_can_be_recomputed():

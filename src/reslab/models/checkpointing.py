@@ -26,13 +26,15 @@ def recompute(block: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def without_running_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norms in training normalise by the batch as ever, but record nothing."""
+    """Batch norms in training normalise by the batch as ever, but record nothing: their momentum is 0."""
     norms = [part for part in module.modules() if isinstance(part, _NormBase) and part.training]
-    tracked = [norm.track_running_stats for norm in norms]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked = norm.num_batches_tracked.clone()
     try:
         yield
     finally:
-        for norm, was in zip(norms, tracked, strict=True):
-            norm.track_running_stats = was
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -64,7 +64,7 @@ LOOKS: dict[str, tuple[str, str]] = {
 }
 
 
-def save_structure(record: StructureRecord, path: Path) -> None:
+def save_structure(record: StructureRecord, path: Path | str) -> None:
     """Draws a network into a file, whole or not at all.
 
     Args:
@@ -74,6 +74,7 @@ def save_structure(record: StructureRecord, path: Path) -> None:
     Raises:
         RequestError: for another ending, or a place that can't be written.
     """
+    path = Path(path)
     check_path(path)
     svg = draw_structure(record)
     try:
