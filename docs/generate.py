@@ -10,13 +10,16 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from reslab.config import FLAGS, leaves
 from reslab.data.sources import SOURCES
+from reslab.layers.connections import CONNECTIONS
+from reslab.models.architecture import CHOICES, Architecture
 from reslab.models.catalog import MODELS
+from reslab.models.families import cifar
 from reslab.models.summary import describe_model
 from reslab.models.table import CATALOG_FILE, catalog_rows
 from reslab.records import BlockGradientRecord, EpochRecord, Errors, RunRecord, StepRecord
@@ -66,6 +69,42 @@ def catalog() -> str:
         "name", "parameters", "MACs (M)", "activations (M)", "depth", "blocks", "shortcut", "connection", "stem", "classes"
     )  # fmt: skip
     return table(header, rows, right=("parameters", "MACs (M)", "activations (M)", "depth", "classes"))
+
+
+def connections() -> str:
+    """Every connection that goes by name, in a block of 16 channels with an identity shortcut, one of 54."""
+    site = cifar(110).sites()[0][1]
+    rows = []
+    for name, kind in CONNECTIONS.items():
+        gain = kind.shortcut_gain(site)
+        rows.append(
+            (
+                f"`{name}`",
+                first_line(kind),
+                str(kind.extra_parameters(site)),
+                kind.at_start,
+                f"{gain:.4g}",
+                f"{gain**54:.2g}",
+                ", ".join(f"`{field}={value}`" for field, value in kind.implies.items()),
+            )
+        )
+    header = ("name", "what it is", "extra parameters", "at the start", "shortcut gain", "over 54 blocks", "brings")
+    return table(header, rows, right=("extra parameters", "shortcut gain", "over 54 blocks"))
+
+
+def choices() -> str:
+    """Every field of an architecture."""
+    described_fields = arguments(inspect.getdoc(Architecture) or "")
+    rows = [
+        (
+            f"`{field.name}`",
+            "" if field.default is MISSING else f"`{field.default}`",
+            ", ".join(f"`{choice}`" for choice in get_args(CHOICES.get(field.name))),
+            described_fields[field.name],
+        )
+        for field in fields(Architecture)
+    ]
+    return table(("choice", "default", "one of", "what it is"), rows)
 
 
 def options() -> str:
@@ -131,6 +170,8 @@ def arguments(docstring: str) -> dict[str, str]:
 
 TABLES: dict[str, Callable[[], str]] = {
     "catalog": catalog,
+    "choices": choices,
+    "connections": connections,
     "config": options,
     "sources": sources,
     **{f"record {name}": lambda kind=kind: record(kind) for name, kind in RECORDS.items()},

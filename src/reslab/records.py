@@ -426,6 +426,8 @@ def first_and_last(
     return by_step[min(by_step)], by_step[max(by_step)]
 
 
+LAYERS = "layers"
+"""Kind of what is no block, but layers in a row."""
 LayerKind = Literal["conv", "linear", "norm", "activation", "pool", "attention", "other"]
 
 
@@ -450,7 +452,7 @@ class BlockRecord:
         name: of the first block, such as ``layer1.0``.
         last: name of the last one.
         count: how many.
-        kind: ``basic``, ``bottleneck``, ``single``, or what its class is called.
+        kind: ``basic``, ``bottleneck``, ``single``, or what its class is called; ``LAYERS`` for layers in no block.
         in_shape: channels and resolution of one sample, such as (64, 56, 56).
         out_shape: the same of the result.
         entry: layers before the way forks.

@@ -11,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from reslab.errors import RequestError
+from reslab.layers.connections import Streams
 from reslab.models.catalog import create_model, depth_of
 from reslab.models.structure import read_structure
 from reslab.models.summary import image_shape
@@ -309,3 +310,13 @@ def test_records_are_json():
 def test_a_shape_that_does_not_fit_is_refused():
     with pytest.raises(RequestError, match=r"Can't run ResNet on shapes alone, with input 4 x 32 x 32"):
         read_structure(create_model("resnet8"), (4, 32, 32))
+
+
+@pytest.mark.parametrize("changes", [{"checkpoint_blocks": True}, {"connection": Streams(num_streams=2)}])
+def test_what_does_not_change_the_shapes_is_told_alike(changes):
+    changed, usual = (read_structure(create_model("resnet20", **more), (3, 32, 32)) for more in (changes, {}))
+    for ours, theirs in zip(changed.stages, usual.stages, strict=True):
+        assert (ours.in_shape, ours.out_shape, ours.layers) == (theirs.in_shape, theirs.out_shape, theirs.layers)
+        for block, other in zip(ours.blocks, theirs.blocks, strict=True):
+            assert (block.branch, block.after, block.count) == (other.branch, other.after, other.count)
+            assert (block.in_shape, block.out_shape) == (other.in_shape, other.out_shape)

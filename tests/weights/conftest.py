@@ -46,7 +46,7 @@ def scramble(model: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim <= 1 or set(parameter.shape[1:]) == {1} and parameter.shape[0] > 1:
+            if parameter.ndim <= 1 or (set(parameter.shape[1:]) == {1} and parameter.shape[0] > 1):
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
         for buffer in model.buffers():
             if buffer.is_floating_point() and buffer.ndim == 1:

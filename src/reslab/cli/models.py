@@ -15,7 +15,7 @@ from rich.console import Console
 from reslab.cli.output import console, parse, print_json, table
 from reslab.errors import RequestError, unknown
 from reslab.models.table import catalog_rows
-from reslab.records import BlockRecord, LayerRecord, StructureRecord, as_short
+from reslab.records import LAYERS, BlockRecord, LayerRecord, StructureRecord, as_short
 
 Row = dict[str, Any]
 
@@ -308,7 +308,7 @@ def tree_lines(record: StructureRecord) -> Iterator[TreeLine]:
     """A line for each stage, and below it one for each run of equal blocks if there are several."""
     for place, stage in enumerate(record.stages):
         is_last = place == len(record.stages) - 1
-        num_blocks = sum(block.count for block in stage.blocks if block.kind != "layers")
+        num_blocks = sum(block.count for block in stage.blocks if block.kind != LAYERS)
         if stage.layers:
             what = row_text(stage.layers)
         else:
@@ -336,7 +336,7 @@ def row_text(layers: Iterable[LayerRecord]) -> str:
 
 def block_text(block: BlockRecord, *, counted: bool = False) -> str:
     """A block in a line, its norms and activations left out: "basic x9 [3x3 16, 3x3 16] + identity"."""
-    if block.kind == "layers":
+    if block.kind == LAYERS:
         return row_text(block.branch)
     way = block.entry + block.branch
     starts_active = bool(block.junction) and way[0].kind in ("norm", "activation")

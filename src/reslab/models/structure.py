@@ -28,15 +28,13 @@ from reslab.models.count import (
     same_random_numbers,
     told_of_modules,
 )
-from reslab.records import BlockRecord, LayerKind, LayerRecord, StageRecord, StructureRecord
+from reslab.records import LAYERS, BlockRecord, LayerKind, LayerRecord, StageRecord, StructureRecord
 
 Shape = tuple[int, ...]
 
 BATCH = 2  # a parameter that is added to the stream has one sample, and so can be told from a shortcut
 NUM_CONVS = {1: "single", 2: "basic", 3: "bottleneck"}
 """What our blocks are called, by the convolutions of their branch."""
-LAYERS = "layers"
-"""What layers in a row are called that are no block."""
 
 WORDS: dict[str, tuple[LayerKind, str]] = {
     "FrozenBatchNorm": ("norm", "frozen norm"),
@@ -88,7 +86,7 @@ Event = Call | Join
 
 
 def read_structure(model: nn.Module, image_shape: Sequence[int], *, name: str = "") -> StructureRecord:
-    """What the network is made of, by running a copy of it that has no values.
+    """What the network is made of, by running it once with values of the meta device in place of its own.
 
     Args:
         model: any network that takes one tensor of samples. It stays as it is.
@@ -159,7 +157,11 @@ class Watch(Counter):
         if any(is_told(self.modules[outer]) for outer in self.running):
             return
         self._makers[id(output)] = path
-        self.shapes[path] = (shape_of(next(iter(inputs), None)), shape_of(output))
+        has_streams = isinstance(module, Block) and module.streams is not None  # (n, N, C, *)
+        self.shapes[path] = (
+            shape_of(next(iter(inputs), None), batch_axis=int(has_streams)),
+            shape_of(output, batch_axis=int(has_streams)),
+        )
         if is_told(module):
             self.events.append(Call(path, describe(module)))
 
@@ -197,11 +199,9 @@ def run_once(model: nn.Module, image_shape: Shape) -> Watch:
     return watch
 
 
-def shape_of(value: Any) -> Shape:
-    """Of one sample; () of what is no tensor. Streams, (n, N, C, *), count as one."""
-    if not isinstance(value, Tensor):
-        return ()
-    return tuple(value.shape[1:] if value.shape[0] == BATCH else value.shape[2:])
+def shape_of(value: Any, *, batch_axis: int) -> Shape:
+    """Of one sample: what follows the batch. () of what is no tensor."""
+    return tuple(value.shape[batch_axis + 1 :]) if isinstance(value, Tensor) else ()
 
 
 def is_told(module: nn.Module) -> bool:

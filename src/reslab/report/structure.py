@@ -16,14 +16,11 @@ from xml.sax.saxutils import escape, quoteattr
 import vl_convert
 
 from reslab.errors import RequestError
-from reslab.records import BlockRecord, LayerRecord, StageRecord, StructureRecord, as_short, write_atomic
+from reslab.records import LAYERS, BlockRecord, LayerRecord, StageRecord, StructureRecord, as_short, write_atomic
 from reslab.report.portraits import OKABE_ITO
 from reslab.report.theme import CARD, INK, QUIET
 
 Point = tuple[float, float]
-
-LAYERS = "layers"
-"""Kind of what is no block, but layers in a row."""
 
 SUFFIXES = (".svg", ".png")
 FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -33,7 +30,7 @@ MAX_WIDTH = 880
 SMALL, MEDIUM, LARGE = 11, 13, 22
 """Sizes of letters, in pixels."""
 
-BLUE, ORANGE, SKY, GREEN, PINK = OKABE_ITO[0], OKABE_ITO[1], OKABE_ITO[5], OKABE_ITO[2], OKABE_ITO[3]
+BLUE, ORANGE, SKY = OKABE_ITO[0], OKABE_ITO[1], OKABE_ITO[5]
 LOOKS: dict[str, tuple[str, str]] = {
     # class: its style in a light and in a dark surrounding
     "ground": (f"fill:{CARD}", "fill:#202024"),

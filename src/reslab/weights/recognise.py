@@ -263,8 +263,8 @@ def with_connection(base: Architecture, shapes: Shapes) -> Architecture:
 
 
 def signature(network: Architecture | str, num_classes: int | None = None, in_channels: int = 3) -> Shapes:
-    """Names and shapes of a network, built without values."""
-    with torch.device("meta"):
+    """Names and shapes of a network, built without values and without a number from the caller's generator."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
         if isinstance(network, Architecture):
             model = create_model(network)
         else:

@@ -1,0 +1,225 @@
+"""``reslab convert``: what it prints, what it writes, and what it never overwrites."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+import torchvision
+from conftest import images, scramble
+
+from reslab.models.catalog import create_model
+from reslab.weights.convert import convert
+from reslab.weights.load import open_weights
+
+FLAGS = "--model --to --out --num-classes --adapt-head --ema --keys --dry-run --force --json"  # frozen
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """What a training script leaves: torchvision's resnet18, in DDP, among other things."""
+    network = scramble(torchvision.models.resnet18(weights=None, num_classes=7))
+    state = {f"module.{key}": value for key, value in network.state_dict().items()}
+    average = {key: value * 2 if value.is_floating_point() else value for key, value in state.items()}
+    torch.save({"state_dict": state, "state_dict_ema": average, "epoch": 9}, tmp_path / "model_best.pth.tar")
+    return tmp_path / "model_best.pth.tar"
+
+
+@pytest.fixture(autouse=True)
+def _in_its_own_folder(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def test_the_flags_are_frozen(reslab):
+    answer = reslab("convert", "--help")
+    found = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", answer.out)) - {"--help"}
+    assert {flag for flag in found if not flag.startswith("--no-")} == set(FLAGS.split())
+    assert re.search(r"--out STR, -o STR|-o STR, --out STR", answer.out)
+
+
+def test_a_checkpoint_becomes_safetensors_with_a_card(reslab, checkpoint):
+    answer = reslab("convert", checkpoint)
+    assert (answer.code, answer.err) == (0, "")
+    assert "entry state_dict, prefix module.) -> resnet18: 122 loaded, 2 ignored" in answer.out
+    assert "build it: reslab.create_model('resnet18', num_classes=7)" in answer.out
+    assert re.search(r"module.layer1.\* +layer1.\* +24 +loaded", answer.out)
+    assert re.search(r"epoch +- +1 +ignored +9", answer.out)
+    assert answer.out.splitlines()[-1] == "written: model_best-reslab.safetensors, model_best-reslab.json"
+    card = json.loads(Path("model_best-reslab.json").read_text())
+    assert card["model"] == {"name": "resnet18", "in_channels": 3}
+    assert (card["num_classes"], card["layout"], card["source"]["entry"]) == (7, "reslab", "state_dict")
+    stored = safetensors.torch.load_file("model_best-reslab.safetensors")
+    original = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert all(torch.equal(value, original[f"module.{key}"]) for key, value in stored.items())
+    with safetensors.safe_open("model_best-reslab.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["reslab"]) == card
+        assert file.metadata()["format"] == "pt"
+
+
+def test_every_key_is_printed_when_asked(reslab, checkpoint):
+    answer = reslab("convert", checkpoint, "--keys", "--dry-run")
+    assert re.search(r"module.layer3.1.bn2.running_var +layer3.1.bn2.running_var +1 +loaded", answer.out)
+    assert answer.out.splitlines()[-1] == "nothing written"
+    assert not list(Path().iterdir())
+
+
+def test_json_is_one_object(reslab, checkpoint):
+    answer = reslab("convert", checkpoint, "--json")
+    found = json.loads(answer.out)
+    assert answer.out.count("\n") == 1
+    assert found["call"] == "create_model('resnet18', num_classes=7)"
+    assert found["written"] == ["model_best-reslab.safetensors", "model_best-reslab.json"]
+    assert found["report"]["counts"] == {"loaded": 122, "ignored": 2}
+    assert len(found["report"]["rows"]) == 124
+    assert found["card"] == json.loads(Path("model_best-reslab.json").read_text())
+
+
+def test_the_moving_average(reslab, checkpoint):
+    assert reslab("convert", checkpoint, "--ema", "-o", "ema.safetensors").code == 0
+    stored = safetensors.torch.load_file("ema.safetensors")
+    assert torch.equal(stored["fc.bias"], 2 * torch.load(checkpoint, weights_only=True)["state_dict"]["module.fc.bias"])
+
+
+def test_a_fresh_head_is_the_same_each_time_and_leaves_the_callers_numbers_alone(reslab, checkpoint):
+    for name in ("a", "b"):
+        answer = reslab("convert", checkpoint, "--num-classes", "3", "--adapt-head", "--out", f"{name}.safetensors")
+        assert answer.code == 0, answer.err
+    first, second = (safetensors.torch.load_file(f"{name}.safetensors") for name in ("a", "b"))
+    assert first["fc.weight"].shape == (3, 512)
+    assert torch.equal(first["fc.weight"], second["fc.weight"])
+    assert re.search(r"module.fc.\* +fc.\* +2 +kept +7 classes in the file, 3 here", answer.out)
+    assert json.loads(Path("a.json").read_text())["num_classes"] == 3
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    convert(checkpoint, num_classes=3, adapt_head=True)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_from_ours_to_timm_and_back_by_files(reslab, timm):
+    ours = scramble(create_model("preresnet18", 5))
+    safetensors.torch.save_file(ours.state_dict(), "ours.safetensors")
+    assert reslab("convert", "ours.safetensors", "--to", "timm").code == 0
+    theirs = timm.create_model("resnetv2_18", num_classes=5).eval()
+    theirs.load_state_dict(safetensors.torch.load_file("ours-timm.safetensors"))
+    x = images(dtype=torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(x), ours(x), rtol=0, atol=1e-5)
+    assert reslab("convert", "ours-timm.safetensors", "-o", "back.safetensors").code == 0
+    assert Path("back.safetensors").stat().st_size > 0
+    back = safetensors.torch.load_file("back.safetensors")
+    assert back.keys() == ours.state_dict().keys()
+    assert all(torch.equal(value, back[key]) for key, value in ours.state_dict().items())
+
+
+def test_what_was_assumed_once_is_known_from_then_on(reslab):
+    state = {k.replace("fc.", "linear."): v for k, v in create_model("resnet8").state_dict().items()}
+    safetensors.torch.save_file(state, "theirs.safetensors")
+    assert "assumed: akamaster's option A" in reslab("convert", "theirs.safetensors").out
+    Path("theirs-reslab.json").unlink()  # the file carries its card
+    network, report = open_weights("theirs-reslab.safetensors")
+    assert (network.architecture.shortcut, report.assumptions) == ("zero_pad_both", [])
+
+
+def test_a_network_without_a_name_goes_there_and_back(reslab):
+    from reslab.models.architecture import Architecture
+
+    odd = Architecture("basic", (1, 1), (24, 48), "small", stem_width=24, shortcut="none", num_classes=3)
+    safetensors.torch.save_file(create_model(odd).state_dict(), "odd.safetensors")
+    assert reslab("convert", "odd.safetensors").code == 0
+    network, report = open_weights("odd-reslab.safetensors")
+    assert report.assumptions == []
+    assert network.architecture.widths == (24, 48)
+
+
+def test_a_run_is_converted(reslab, tmp_path):
+    options = [
+        "--data",
+        "digits",
+        "--steps",
+        "1",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "runs" / "p",
+    ]
+    threads = torch.get_num_threads()
+    assert reslab("train", "--model", "plain8", *options).code == 0
+    torch.set_num_threads(threads)
+    answer = reslab("convert", tmp_path / "runs" / "p")
+    assert answer.code == 0, answer.err
+    assert "-> plain8: " in answer.out  # the run's card says so; keys alone would say resnet8
+    assert json.loads(Path("p-reslab.json").read_text())["model"] == {"name": "plain8", "in_channels": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "resnet50"], r"doesn't fit: of the network's 320 keys .*The file holds resnet18"),
+        (["--model", "resnet19"], "Unknown model 'resnet19'"),
+        (["--num-classes", "3"], r"fits but for the head.*--adapt-head"),
+        (["--num-classes", "-3"], "num_classes counts from 1, got -3"),
+        (["--out", "new.pth"], r"written as safetensors: name a file that ends so, got new.pth"),
+        (["--to", "timmm"], "timmm"),
+    ],
+)
+def test_wrong_requests_leave_nothing_behind(reslab, checkpoint, arguments, message):
+    answer = reslab("convert", checkpoint, *arguments)
+    assert answer.code == 2
+    assert re.search(message, answer.err)
+    assert "Traceback" not in answer.err
+    assert not list(Path().iterdir())
+    as_json = reslab("convert", checkpoint, *arguments, "--json")
+    assert as_json.code == json.loads(as_json.out)["exit_code"] == 2
+
+
+def test_nothing_is_overwritten_without_force(reslab, checkpoint):
+    for name in ("a.safetensors", "a.json"):
+        Path(name).write_text("mine")
+        answer = reslab("convert", checkpoint, "--out", "a.safetensors")
+        assert answer.code == 2
+        assert re.search(rf"{name} exist already. --force overwrites", answer.err)
+        assert Path(name).read_text() == "mine"
+        Path(name).unlink()
+    Path("a.safetensors").write_text("mine")
+    assert reslab("convert", checkpoint, "--out", "a.safetensors", "--force").code == 0
+    assert open_weights("a.safetensors")[1].model == "resnet18"
+    answer = reslab("convert", "a.safetensors", "--out", "a.safetensors", "--force")
+    assert (answer.code, "is the file that is read" in answer.err) == (2, True)
+
+
+def test_what_the_target_cant_compute_is_refused(reslab):
+    safetensors.torch.save_file(create_model("preresnet18", 5).state_dict(), "pre.safetensors")
+    answer = reslab("convert", "pre.safetensors", "--to", "torchvision")
+    assert answer.code == 2
+    assert "torchvision has no network that computes the same: this one has order='pre'" in answer.err
+
+
+def test_a_folder_that_cant_be_written_is_a_failure_of_the_work(reslab, checkpoint):
+    Path("place").write_text("a file where a folder should be")
+    answer = reslab("convert", checkpoint, "--out", "place/a.safetensors")
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+
+
+def test_a_new_folder_is_made(reslab, checkpoint):
+    assert reslab("convert", checkpoint, "--out", "new/folder/a.safetensors").code == 0
+    assert {path.name for path in Path("new/folder").iterdir()} == {"a.safetensors", "a.json"}
+
+
+def test_help_does_not_import_torch():
+    import subprocess
+    import sys
+
+    script = (
+        "import sys\nfrom reslab.cli.main import main\n"
+        "try: main(['convert', '--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
