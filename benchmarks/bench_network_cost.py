@@ -68,32 +68,41 @@ def growth_mib(library: str, name: str) -> float:
     return peak_mib() - before
 
 
-def row_of(name: str, *, time_rounds: int, memory_rounds: int) -> dict[str, Any]:
-    sides = {"reslab": name, PAIRS[name][0]: PAIRS[name][1]}
+def time_columns(sides: dict[str, str], *, rounds: int) -> dict[str, Any]:
     batch = make_batch()
-    models = {library: make(library, model) for library, model in sides.items()}
+    models = {library: make(library, name) for library, name in sides.items()}
     timed = interleave(
-        {library: lambda model=model: step_seconds(model, *batch) for library, model in models.items()},
-        rounds=time_rounds,
+        {library: lambda model=model: step_seconds(model, *batch) for library, model in models.items()}, rounds=rounds
     )
-    grown = [
-        [in_fresh_process(f"bench_network_cost.growth_mib({library!r}, {model!r})") for library, model in sides.items()]
-        for _ in range(memory_rounds)
-    ]
-    seconds = list(timed.values())
-    time_ratios = [ours / theirs for ours, theirs in zip(*seconds, strict=True)]
-    first, median, third = statistics.quantiles(time_ratios, n=4)
-    ours_mib, theirs_mib = zip(*grown, strict=True)
-    row = {
-        "network": name,
-        "peer": " ".join(PAIRS[name]),
-        "ours_s": statistics.median(seconds[0]),
-        "theirs_s": statistics.median(seconds[1]),
+    ours, theirs = timed.values()
+    first, median, third = statistics.quantiles((a / b for a, b in zip(ours, theirs, strict=True)), n=4)
+    return {
+        "ours_s": statistics.median(ours),
+        "theirs_s": statistics.median(theirs),
         "time_ratio": median,
         "quartiles": f"{first:.3f} to {third:.3f}",
-        "ours_mib": statistics.median(ours_mib),
-        "theirs_mib": statistics.median(theirs_mib),
-        "memory_ratio": ratios(ours_mib, theirs_mib)["median"],
+    }
+
+
+def memory_columns(sides: dict[str, str], *, rounds: int) -> dict[str, Any]:
+    calls = [f"bench_network_cost.growth_mib({library!r}, {name!r})" for library, name in sides.items()]
+    grown = [[in_fresh_process(call, to_the_byte=True) for call in calls] for _ in range(rounds)]
+    ours, theirs = zip(*grown, strict=True)
+    return {
+        "ours_mib": statistics.median(ours),
+        "theirs_mib": statistics.median(theirs),
+        "memory_ratio": ratios(ours, theirs)["median"],
+    }
+
+
+def row_of(name: str, *, time_rounds: int, memory_rounds: int) -> dict[str, Any]:
+    library, theirs = PAIRS[name]
+    sides = {"reslab": name, library: theirs}
+    row = {
+        "network": name,
+        "peer": f"{library} {theirs}",
+        **time_columns(sides, rounds=time_rounds),
+        **memory_columns(sides, rounds=memory_rounds),
     }
     print(row, flush=True, file=sys.stderr)
     return row

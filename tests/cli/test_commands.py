@@ -23,7 +23,7 @@ from reslab.records import RunFolder
 TINY = ["train", "--model", "resnet8", "--data", "digits", "--steps", "2", "--threads", "1", "--device", "cpu"]
 
 TRAIN_FLAGS = """
-    --model --shortcut --zero-init-residual --dropout
+    --model --shortcut --connection --order --norm --drop-path --zero-init-residual --dropout --checkpoint-blocks
     --data --data-dir --download --val-split --augment --image-size --batch-size --workers
     --opt --lr --momentum --nesterov --weight-decay --clip-grad --sched --warmup-epochs
     --epochs --steps --label-smoothing --amp --channels-last --compile --accumulate --ema-decay --patience

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from reslab.models.architecture import Architecture
+from reslab.models.architecture import CHOICES, Architecture
 from reslab.models.catalog import MODELS, create_model
 
 
@@ -31,6 +31,22 @@ def shrunk_catalog() -> dict[str, Architecture]:
         if isinstance(entry, Architecture):
             found.setdefault(shrink(entry), name)
     return {name: architecture for architecture, name in found.items()}
+
+
+def covering(catalog: dict[str, Architecture]) -> list[str]:
+    """Few networks that together show every value of every choice that some network makes, found greedily."""
+
+    def shown(architecture: Architecture) -> set[tuple[str, object]]:
+        values = {field: getattr(architecture, field) for field in (*CHOICES, "connection")}
+        return {*values.items(), ("grouped", architecture.groups > 1), ("wide", architecture.width_per_group > 64)}
+
+    missing = set().union(*map(shown, catalog.values()))
+    found = []
+    while missing:
+        best = max(catalog, key=lambda name: len(shown(catalog[name]) & missing))
+        missing -= shown(catalog[best])
+        found.append(best)
+    return found
 
 
 SHRUNK = shrunk_catalog()

@@ -1,20 +1,21 @@
 """Every network goes through torch.compile, torch.export, ONNX and DDP with equal output."""
 
 import io
+import os
 import warnings
 
 import pytest
 import torch
-from tests.models.shrunk import BASELINES, SHRUNK, build, images_for, settle_norms
+from tests.models.shrunk import BASELINES, SHRUNK, build, covering, images_for, settle_norms
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 NAMES = [*SHRUNK, *BASELINES]
-QUICK = {"resnet20", "preresnet50_bit", "mhc_resnet56"}
-
-
-def slow_but(names: set[str]) -> list:
-    return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+QUICK = ("resnet20", "preresnet50_bit", "mhc_resnet56")
+COVER = [*covering(SHRUNK), "vgg11_bn_cifar", "mobilenet_v2_cifar", "mobilenet_v3_small_cifar"]
+# With RESLAB_SWEEP set, what takes seconds a network is done for every one of them: half an hour.
+SLOW = [name for name in (NAMES if os.environ.get("RESLAB_SWEEP") else COVER) if name not in QUICK]
+QUICK_AND_SLOW = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
 def randomised(name: str) -> nn.Module:
@@ -35,7 +36,7 @@ def test_torch_export_takes_any_batch(name):
     torch.testing.assert_close(program.module()(images), net(images), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", slow_but(QUICK))
+@pytest.mark.parametrize("name", QUICK_AND_SLOW)
 @torch.no_grad()
 def test_onnx_takes_any_batch(name):
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -57,7 +58,7 @@ def test_onnx_takes_any_batch(name):
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("name", slow_but(QUICK))
+@pytest.mark.parametrize("name", QUICK_AND_SLOW)
 def test_a_compiled_network_gives_the_same_logits_and_gradients(name):
     """Without code generation, which takes a minute a network: what is traced, and its backward pass."""
     net = randomised(name).double().train()

@@ -139,20 +139,9 @@ def test_a_network_without_a_name_goes_there_and_back(reslab):
 
 
 def test_a_run_is_converted(reslab, tmp_path):
-    options = [
-        "--data",
-        "digits",
-        "--steps",
-        "1",
-        "--threads",
-        "1",
-        "--device",
-        "cpu",
-        "--out",
-        tmp_path / "runs" / "p",
-    ]
+    options = ["--model", "plain8", "--data", "digits", "--steps", "1", "--threads", "1", "--device", "cpu"]
     threads = torch.get_num_threads()
-    assert reslab("train", "--model", "plain8", *options).code == 0
+    assert reslab("train", *options, "--out", tmp_path / "runs" / "p").code == 0
     torch.set_num_threads(threads)
     answer = reslab("convert", tmp_path / "runs" / "p")
     assert answer.code == 0, answer.err

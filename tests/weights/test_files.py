@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections import OrderedDict
 from fractions import Fraction
@@ -201,7 +201,7 @@ REFUSED = {
     "empty": (lambda p: write(p / "a.pt", ""), "is empty"),
     "zeros": (lambda p: write(p / "a.pt", bytes(999)), "is filled with zeros"),
     "html": (lambda p: write(p / "a.pt", "\n<!DOCTYPE html><html>"), "is an HTML page"),
-    "lfs": (lambda p: write(p / "a.pt", "version https://git-lfs.github.com/spec/v1\noid"), "Git LFS pointer.*git lfs pull"),
+    "lfs": (lambda p: write(p / "a.pt", "version https://git-lfs.github.com/spec/v1\noid"), r"a Git LFS pointer"),
     "png": (lambda p: image(p / "a.png"), "is a PNG image"),
     "jpeg": (lambda p: image(p / "a.jpg"), "is a JPEG image"),
     "gzip": (lambda p: write(p / "a.pt", b"\x1f\x8b\x08\x00xx"), "gzip archive; unpack it"),
@@ -214,7 +214,7 @@ REFUSED = {
     "zip": (lambda p: archive(p / "a.zip", "photo.jpg"), r"a zip archive of other things \(photo.jpg\)"),
     "torchscript": (lambda p: archive(p / "a.pt", "a/data.pkl", "a/constants.pkl"), "TorchScript program"),
     "pickle": (lambda p: write(p / "a.pkl", pickle.dumps({"a": np.ones(2)})), "a bare pickle, and unpickling can run"),
-    "class": (lambda p: saved(p / "a.pt", {"w": STATE, "x": Fraction(1)}), r"pickled objects.*\(fractions.Fraction\).*save"),
+    "class": (lambda p: saved(p / "a.pt", {"w": STATE, "x": Fraction(1)}), r"objects.*\(fractions.Fraction\).*save"),
     "old class": (lambda p: saved(p / "a.pt", {"w": STATE, "x": Fraction(1)}, **OLD), r"\(fractions.Fraction\)"),
     "module": (lambda p: saved(p / "a.pt", nn.Linear(2, 2)), r"torch.nn.modules.linear.Linear.*state_dict\(\)"),
     "function": (lambda p: saved(p / "a.pt", {"f": shutil.rmtree}), "shutil.rmtree"),
@@ -223,7 +223,7 @@ REFUSED = {
     "list": (lambda p: saved(p / "a.pt", [STATE]), "holds a list, not"),
     "no tensors": (lambda p: saved(p / "a.pt", {"epoch": 3}), r"no tensors by name. Its entries are epoch \(3\)"),
     "two models": (
-        lambda p: saved(p / "a.pt", {"student_net": STATE, "teacher_net": STATE}), r"entries are student_net .*teacher_net"
+        lambda p: saved(p / "a.pt", {"student_net": STATE, "teacher_net": STATE}), r"entries are student_.*teacher_"
     ),
     "nothing": (lambda p: saved(p / "a.pt", {}), "Its entries are none"),
     "no safetensors": (lambda p: safe(p / "a.safetensors", {}), "holds no tensors"),
@@ -261,28 +261,28 @@ def test_a_damaged_file_never_ends_in_another_error(tmp_path):
         for place in range(0, len(good), 97 if not legacy else 23):
             for content in (good[:place], good[:place] + bytes([good[place] ^ 0x55]) + good[place + 1 :]):
                 path = write(tmp_path / "bad.pt", content)
-                try:
+                with contextlib.suppress(RequestError):
                     read_weights(path)
-                except RequestError:
-                    pass
 
 
-def test_code_in_a_pickle_never_runs(tmp_path):
-    mark = tmp_path / "ran"
-    program = f"""
-import os, sys, torch
 class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
     def __reduce__(self):
-        return os.mkdir, ({str(mark)!r},)
-for index, new in enumerate((True, False)):
-    torch.save({{"state_dict": {{"w": torch.ones(2)}}, "x": Evil()}}, f"{tmp_path}/{{index}}.pt",
-               _use_new_zipfile_serialization=new)
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)
-    for index in range(2):
-        with pytest.raises(RequestError, match="mkdir"):
-            read_weights(tmp_path / f"{index}.pt")
-    assert not mark.exists()
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("options", [{}, OLD], ids=["zip", "before 1.6"])
+def test_code_in_a_pickle_never_runs(tmp_path, options):
+    path = saved(tmp_path / "a.pt", {"state_dict": STATE, "x": Evil(tmp_path / "ran")}, **options)
+    with pytest.raises(RequestError, match="mkdir"):
+        read_weights(path)
+    assert not (tmp_path / "ran").exists()
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "ran").exists()  # so it would have run
 
 
 def test_a_folder_names_the_weights_in_it(tmp_path):

@@ -58,27 +58,37 @@ def nameless(path, target):
     return target
 
 
-@pytest.fixture(scope="module", params=[(name, top) for name in NETWORKS for top in (True, False)], ids=str)
+SMALL, LARGE = ("weights", "archive", "old", "nameless"), ("weights", "nameless")
+CASES = [
+    # network, whether it has its head, and kind of its file
+    *(((name, top), kind) for name in ("ResNet50", "ResNet50V2") for top in (True, False) for kind in SMALL),
+    *(((name, True), kind) for name in ("ResNet101", "ResNet152V2") for kind in LARGE),
+    *(((name, False), kind) for name in ("ResNet152", "ResNet101V2") for kind in LARGE),
+]
+
+
+@pytest.fixture(scope="module")
 def pair(request, keras, tmp_path_factory):
     """Name, whether it has its head, its answers, and its files by their kind."""
     name, top = request.param
     options = {"classifier_activation": None, "classes": 7} if top else {"pooling": "avg"}
-    network = scrambled(
-        getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), include_top=top, **options)
-    )
+    options |= {"weights": None, "input_shape": (64, 64, 3), "include_top": top}
     folder = tmp_path_factory.mktemp(name)
     files = {"weights": folder / "a.weights.h5", "archive": folder / "a.keras", "old": folder / "a.h5"}
-    network.save_weights(files["weights"])
-    network.save(files["archive"])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        network.save(files["old"])
+        warnings.simplefilter("ignore")  # Keras' own
+        network = scrambled(getattr(keras.applications, name)(**options))
+        network.save_weights(files["weights"])
+        for kind in ("archive", "old"):
+            if ((name, top), kind) in CASES:
+                network.save(files[kind])
+        expected = answers(network)
     files["nameless"] = nameless(files["weights"], folder / "b.weights.h5")
-    return name, top, answers(network), files
+    return name, top, expected, files
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["weights", "archive", "old", "nameless"])
+@pytest.mark.parametrize(("pair", "kind"), CASES, indirect=["pair"], ids=str)
 def test_keras_networks_are_equal(pair, kind):
     name, top, expected, files = pair
     network, report = open_weights(files[kind], num_classes=7, adapt_head=not top)
@@ -174,20 +184,18 @@ def our_name(name: str) -> str:
 
 
 def test_weights_of_version_1_dont_go_into_version_1_5(tmp_path, keras):
-    network = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), include_top=False)
-    network.save_weights(tmp_path / "a.weights.h5")
-    with pytest.raises(
-        RequestError, match=r"every key fits, but these weights are for stride_on='1x1'.*Keras' ResNet50"
-    ):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras' own
+        network = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), include_top=False)
+        network.save_weights(tmp_path / "a.weights.h5")
+    with pytest.raises(RequestError, match=r"every key fits, but these weights are for stride_on='1x1'.*\(Keras' Res"):
         load_weights(create_model("resnet50"), tmp_path / "a.weights.h5", num_classes="adapt")
     load_weights(create_model("resnet50_v1"), tmp_path / "a.weights.h5", num_classes="adapt")
 
 
 def test_names_by_order_are_those_of_known_networks_only(tmp_path):
     convs = {f"conv2d{'_' + str(i) if i else ''}.weight": torch.ones(1) for i in range(9)}
-    with pytest.raises(
-        RequestError, match=r"doesn't say what its layers are called, and 9 convolutions with 0 batch norms"
-    ):
+    with pytest.raises(RequestError, match=r"what its layers are called, and 9 convolutions with 0 batch norms"):
         names_by_order(convs)
     assert names_by_order({"conv1_conv.weight": torch.ones(1)}).keys() == {"conv1_conv.weight"}
 
@@ -202,7 +210,7 @@ def test_two_layers_of_one_name_are_refused(tmp_path):
 def test_a_file_that_is_cut_off(tmp_path, reslab):
     path = write(tmp_path / "a.h5", {"c/kernel": np.ones((3, 3, 64, 64))})
     path.write_bytes(path.read_bytes()[:9000])
-    with pytest.raises(RequestError, match="no whole HDF5 file .*cut off"):
+    with pytest.raises(RequestError, match=r"no whole HDF5 file .*cut off"):
         read_tensors(path)
     assert reslab("convert", path).code == 2
 

@@ -173,7 +173,7 @@ def test_baselines_have_torchvisions_names_and_no_others():
     assert "builds no such network" in to_layout({}, "torchvision", "vgg16_bn_cifar")[1][0]
     with pytest.raises(RequestError, match="vgg16_bn otherwise"):
         to_layout({}, "timm", "vgg16_bn")
-    with pytest.raises(RequestError, match="Unknown layout 'tim'. Did you mean 'timm'"):
+    with pytest.raises(RequestError, match=r"Unknown layout 'tim'\. Did you mean 'timm'"):
         to_layout({}, "tim", "vgg16_bn")
 
 

@@ -250,7 +250,7 @@ def test_the_wrong_network_is_refused_and_the_right_one_named(tmp_path, stored, 
 def test_a_file_of_no_network_of_ours_says_so(tmp_path):
     path = save(tmp_path / "a.safetensors", torchvision.models.squeezenet1_0(weights=None).state_dict())
     with pytest.raises(
-        RequestError, match="44 keys it has 0 that fit.*of no network of ours.*no layout that reslab knows"
+        RequestError, match=r"44 keys it has 0 that fit.*of no network of ours.*no layout that reslab knows"
     ):
         load_weights(fresh(), path)
 
@@ -273,7 +273,7 @@ def test_weights_that_fit_but_belong_to_another_function(tmp_path, name):
     model = fresh(name)
     before = copy_of(model)
     with pytest.raises(
-        RequestError, match="every key fits, but .*zero_pad_both'.*half before and half after.*Build the"
+        RequestError, match=r"every key fits, but .*zero_pad_both'.*half before and half after.*Build the"
     ):
         load_weights(model, akamaster(tmp_path))
     assert unchanged(model, before)

@@ -17,7 +17,7 @@ def catalog_rows(pattern: str = "*") -> list[dict[str, Any]]:
     """Rows of the networks whose names match a shell pattern, in the catalog's order; keys as ``describe_model``'s.
 
     Example:
-        >>> [row["num_parameters"] for row in catalog_rows("*t20")]
+        >>> [row["num_parameters"] for row in catalog_rows("plain20")]
         [269722]
     """
     rows: list[dict[str, Any]] = json.loads(CATALOG_FILE.read_text(encoding="utf-8"))

@@ -50,7 +50,7 @@ TORCH_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """The number that torch's files before 1.6 begin with, pickled."""
 
 HARMLESS: list[Any] = [argparse.Namespace]
-"""Let through besides what torch allows: the checkpoints of timm and of torchvision's references hold their arguments in
+"""Let through besides what torch allows: checkpoints of timm and of torchvision's references hold their arguments in
 one. It is a bag of attributes, and making one runs nothing."""
 
 RESAVE = (
