@@ -140,3 +140,26 @@ def test_a_resumed_run_reads_only_the_steps_it_would_have_read():
             nn.functional.cross_entropy(model(images), labels).backward()
             found += [record.step for record in probe.read(step)]
     assert found == [6]
+
+
+def test_recomputed_blocks_have_the_same_gradients():
+    torch.manual_seed(0)
+    saving = create_model("resnet14", 3, in_channels=1, checkpoint_blocks=True).double().eval()
+    for ours, theirs in zip(read(saving), read(small_net()), strict=True):
+        assert ours.block == theirs.block
+        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-12)
+
+
+def test_samples_are_counted_at_the_input_where_blocks_have_streams_in_front():
+    torch.manual_seed(0)
+    model = create_model("resnet14", 3, in_channels=1, connection="hyper").double().eval()
+    images, labels = batch()
+    kept = {}
+    handle = model.layer1[0].register_forward_hook(lambda module, args, out: kept.update(out=out))
+    total = 0.0
+    for image, label in zip(images, labels, strict=True):
+        loss = nn.functional.cross_entropy(model(image[None]), label[None])
+        total += torch.autograd.grad(loss, kept["out"])[0].square().sum().item()
+    handle.remove()
+    record = next(record for record in read(model) if record.block == "layer1.0")
+    assert record.grad_norm == pytest.approx((total / len(images)) ** 0.5, rel=1e-10)

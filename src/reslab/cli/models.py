@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,9 +14,12 @@ from rich.console import Console
 from reslab.cli.output import console, parse, print_json, table
 from reslab.errors import RequestError, unknown
 from reslab.models.table import catalog_rows
-from reslab.records import LAYERS, BlockRecord, LayerRecord, StructureRecord, as_short
+from reslab.records import StructureRecord, as_short
+from reslab.report.tree import ASCII_GUIDES, GUIDES, format_tree
 
 Row = dict[str, Any]
+
+MAX_TREE_WIDTH = 100
 
 
 @dataclass
@@ -70,19 +72,18 @@ def by_number(name: str) -> list[Row]:
 BLOCK_WORDS = {"BasicBlock": "basic", "Bottleneck": "bottleneck", "SingleBlock": "single"}
 SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
-COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
-    # heading: key of the row, what is shown
-    "name": ("name", lambda row: str(row["name"])),
-    "parameters": ("num_parameters", lambda row: f"{row['num_parameters']:,}"),
-    "MACs": ("macs", lambda row: as_short(row.get("macs"))),
-    "activations": ("activations", lambda row: as_short(row.get("activations"))),
-    "depth": ("depth", lambda row: or_dash(row.get("depth"))),
-    "blocks": ("blocks", lambda row: " ".join([block_of(row), *numbers_of(row)])),
-    "shortcut": ("shortcut", lambda row: or_dash(row.get("shortcut"))),
-    "connection": ("connection", lambda row: or_dash(row.get("connection"))),
-    "stem": ("stem", lambda row: or_dash(row.get("stem"))),
-    "classes": ("num_classes", lambda row: or_dash(row.get("num_classes"))),
-    "image": ("image", lambda row: or_dash(row.get("image"))),
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "name": lambda row: str(row["name"]),
+    "parameters": lambda row: f"{row['num_parameters']:,}",
+    "MACs": lambda row: as_short(row["macs"]),
+    "activations": lambda row: as_short(row["activations"]),
+    "depth": lambda row: "-" if row["depth"] is None else str(row["depth"]),
+    "blocks": lambda row: " ".join([block_of(row), *numbers_of(row)]),
+    "shortcut": lambda row: str(row["shortcut"]),
+    "connection": lambda row: str(row["connection"]),
+    "stem": lambda row: str(row["stem"]),
+    "classes": lambda row: str(row["num_classes"]),
+    "image": lambda row: str(row["image"]),
 }
 GUTTER = 2
 """Letters between two columns."""
@@ -94,37 +95,30 @@ DROPPED_FIRST = ("image", "classes", "stem", "connection", "depth", "activations
 def print_table(rows: Sequence[Row], screen: Console) -> None:
     """As many columns as the terminal has room for."""
     headings = columns_that_fit(rows, screen.width)
-    cells = [[COLUMNS[heading][1](row) for heading in headings] for row in rows]
+    cells = [[COLUMNS[heading](row) for heading in headings] for row in rows]
     screen.print(table(headings, cells, numeric=[heading for heading in headings if heading in NUMERIC]))
 
 
 def columns_that_fit(rows: Sequence[Row], width: int) -> list[str]:
     """Headings of the columns that ``width`` letters have room for."""
-    needs = {
-        heading: max(len(heading), *(len(cell(row)) for row in rows)) + GUTTER for heading, (_, cell) in COLUMNS.items()
-    }
-    headings = [heading for heading, (key, _) in COLUMNS.items() if any(key in row for row in rows)]
+    needs = {name: max(len(name), *(len(cell(row)) for row in rows)) + GUTTER for name, cell in COLUMNS.items()}
+    headings = list(COLUMNS)
     for heading in DROPPED_FIRST:
         if sum(needs[kept] for kept in headings) - GUTTER <= width:
             break
-        headings = [kept for kept in headings if kept != heading]
+        headings.remove(heading)
     return headings
-
-
-def or_dash(value: Any) -> str:
-    """What is shown of a value that may be absent."""
-    return "-" if value is None else str(value)
 
 
 def block_of(row: Row) -> str:
     """The block's kind, as ``--block`` takes it."""
-    words = " ".join(word for word in str(row.get("blocks", "-")).split() if word not in numbers_of(row))
+    words = " ".join(word for word in str(row["blocks"]).split() if word not in numbers_of(row))
     return BLOCK_WORDS.get(words, words.replace(" ", "_"))
 
 
 def numbers_of(row: Row) -> list[str]:
     """The blocks of each stage, as one word, if they are known."""
-    return re.findall(r"\b\d+(?:-\d+)*$", str(row.get("blocks", "")))
+    return re.findall(r"\b\d+(?:-\d+)*$", str(row["blocks"]))
 
 
 def filter_rows(rows: list[Row], flags: ModelsFlags) -> list[Row]:
@@ -248,126 +242,8 @@ def structure_of(name: str) -> StructureRecord:
         return read_structure(create_model(name), image_shape(name), name=name)
 
 
-MAX_TREE_WIDTH = 100
-GUIDES = ("├─ ", "└─ ", "│  ", "   ")
-ASCII_GUIDES = ("|- ", "`- ", "|  ", "   ")
-HARD = "\N{NO-BREAK SPACE}"
-"""Stands for a space where a line must not end; never printed."""
-
-
-@dataclass(frozen=True)
-class TreeLine:
-    """One line of the tree; a long ``what`` goes on below.
-
-    Args:
-        ancestors: for each line above on the way to the root, whether it was the last of its siblings.
-        is_last: whether it is itself.
-        name: of the stage, or how many blocks.
-        what: of what it is made.
-        shape: of the result.
-        parameters: of all together.
-    """
-
-    ancestors: tuple[bool, ...]
-    is_last: bool
-    name: str
-    what: str
-    shape: str
-    parameters: str
-
-
 def print_tree(record: StructureRecord, screen: Console) -> None:
-    """The tree in columns: name, what, shape, parameters. In ASCII where the terminal knows no more."""
+    """The tree, in ASCII where the terminal knows no more."""
     guides = ASCII_GUIDES if screen.options.ascii_only else GUIDES
     lines = format_tree(record, width=min(screen.width, MAX_TREE_WIDTH), guides=guides)
     screen.print("\n".join(lines), soft_wrap=True, markup=False)
-
-
-def format_tree(record: StructureRecord, *, width: int, guides: Sequence[str] = GUIDES) -> list[str]:
-    """The lines of the tree."""
-    facts = [f"{record.num_parameters:,} parameters", f"{as_short(record.macs)} MACs", f"{record.depth} layers"]
-    title = f"{record.name}  {', '.join(facts)}, input {shape_text(record.in_shape)}"
-    entries = list(tree_lines(record))
-    names = [3 * (len(entry.ancestors) + 1) + len(entry.name) for entry in entries]
-    shape, parameters = (max(len(getattr(entry, key)) for entry in entries) for key in ("shape", "parameters"))
-    room = max(24, width - max(names) - shape - parameters - 6)
-    lines = textwrap.wrap(title, width)
-    for entry in entries:
-        wrapped = [part.replace(HARD, " ") for part in textwrap.wrap(entry.what, room, break_on_hyphens=False)] or [""]
-        for place, part in enumerate(wrapped):
-            first = place == 0
-            above = "".join(guides[3] if was_last else guides[2] for was_last in entry.ancestors)
-            own = (guides[1] if entry.is_last else guides[0]) if first else (guides[3] if entry.is_last else guides[2])
-            left = f"{above}{own}{entry.name if first else ''}".ljust(max(names))
-            right = f"  {entry.shape:>{shape}}  {entry.parameters:>{parameters}}" if first else ""
-            lines.append(f"{left}  {part:<{room}}{right}".rstrip())
-    return lines
-
-
-def tree_lines(record: StructureRecord) -> Iterator[TreeLine]:
-    """A line for each stage, and below it one for each run of equal blocks if there are several."""
-    for place, stage in enumerate(record.stages):
-        is_last = place == len(record.stages) - 1
-        num_blocks = sum(block.count for block in stage.blocks if block.kind != LAYERS)
-        if stage.layers:
-            what = row_text(stage.layers)
-        else:
-            alone = len(stage.blocks) == 1
-            what = block_text(stage.blocks[0], counted=True) if alone else f"{num_blocks} blocks" * bool(num_blocks)
-        yield TreeLine((), is_last, stage.name, what, shape_text(stage.out_shape), f"{stage.num_parameters:,}")
-        if len(stage.blocks) > 1:
-            for index, block in enumerate(stage.blocks):
-                total = f"{block.count * block.num_parameters:,}"
-                end = index == len(stage.blocks) - 1
-                yield TreeLine(
-                    (is_last,), end, f"x{block.count}", block_text(block), shape_text(block.out_shape), total
-                )
-
-
-def shape_text(shape: Iterable[int]) -> str:
-    """Channels and resolution."""
-    return " x ".join(map(str, shape))
-
-
-def row_text(layers: Iterable[LayerRecord]) -> str:
-    """Layers in a row: "3x3 conv, 16; batch norm; ReLU"."""
-    return "; ".join(layer.text.replace(" ", HARD) for layer in layers)
-
-
-def block_text(block: BlockRecord, *, counted: bool = False) -> str:
-    """A block in a line, its norms and activations left out: "basic x9 [3x3 16, 3x3 16] + identity"."""
-    if block.kind == LAYERS:
-        return row_text(block.branch)
-    way = block.entry + block.branch
-    starts_active = bool(block.junction) and way[0].kind in ("norm", "activation")
-    name = "pre-activation " * starts_active + block.kind + f" x{block.count}" * counted
-    if block.shortcut == "inside":
-        return f"{name}, {len(block.branch)} layers, not told apart"
-    note = block.junction.removeprefix("add").removeprefix(", ").replace(" ", HARD)
-    return f"{name} [{short_row(way)}] {shortcut_text(block)}" + (f" ({note})" if note else "")
-
-
-def shortcut_text(block: BlockRecord) -> str:
-    """What goes past the branch."""
-    if block.shortcut == "none":
-        return f"no{HARD}shortcut"
-    return f"+{HARD}{short_row(block.shortcut_layers) or block.shortcut}"
-
-
-def short_row(layers: Iterable[LayerRecord]) -> str:
-    """Layers in few letters; nothing of norms and activations."""
-    return ", ".join(
-        short_layer(layer).replace(" ", HARD) for layer in layers if layer.kind not in ("norm", "activation")
-    )
-
-
-def short_layer(layer: LayerRecord) -> str:
-    """A layer in few letters.
-
-    Example:
-        >>> short_layer(LayerRecord("conv", "3x3 conv, 64, 32 groups, /2"))
-        '3x3 64 g32 /2'
-    """
-    if layer.kind != "conv":
-        return layer.text.replace(", ", " ")
-    return re.sub(r"(\d+) groups", r"g\1", layer.text.replace(" conv,", "").replace(", ", " "))

@@ -44,28 +44,36 @@ class BlockGradients:
         self._armed = True
         self._squares: dict[str, Tensor] = {}
         self._samples: dict[str, int] = {}
+        self._batch: int | None = None
 
     @contextmanager
     def attach(self, model: nn.Module) -> Iterator[BlockGradients]:
         """Hooks the blocks for as long as the context is open."""
         handles = [model.get_submodule(name).register_forward_hook(self._hook(name)) for name in self.blocks]
+        handles.append(model.register_forward_pre_hook(self._note_batch))
         try:
             yield self
         finally:
             for handle in handles:
                 handle.remove()
 
+    def _note_batch(self, module: nn.Module, inputs: tuple[object, ...]) -> None:
+        """The model's input says how many samples there are; a block's output may have another axis in front."""
+        first = inputs[0] if inputs else None
+        self._batch = len(first) if isinstance(first, Tensor) and first.ndim else None
+
     def _hook(self, name: str) -> Callable[[nn.Module, object, object], None]:
         def forward_hook(module: nn.Module, inputs: object, output: object) -> None:
             if self._armed and isinstance(output, Tensor) and output.requires_grad:
-                output.register_hook(lambda gradient: self._add(name, gradient))
+                num_samples = self._batch or len(output)
+                output.register_hook(lambda gradient: self._add(name, gradient, num_samples))
 
         return forward_hook
 
-    def _add(self, name: str, gradient: Tensor) -> None:
+    def _add(self, name: str, gradient: Tensor, num_samples: int) -> None:
         square = gradient.detach().double().square().sum()  # double: fp16 gradients square to zero or infinity
         self._squares[name] = self._squares.get(name, square.new_zeros(())) + square
-        self._samples[name] = self._samples.get(name, 0) + len(gradient)
+        self._samples[name] = self._samples.get(name, 0) + num_samples
 
     def read(self, step: int, *, grad_scale: float = 1.0) -> list[BlockGradientRecord]:
         """Records of this step's backward pass; empty where ``when(step)`` is false.

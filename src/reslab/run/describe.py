@@ -74,6 +74,10 @@ def validation_of(config: RunConfig, data: Data) -> str:
 PAPER = {
     # He et al. 2015, arXiv:1512.03385, sec. 3.4 and 4.2
     "model.shortcut": "auto",
+    "model.connection": "auto",
+    "model.order": "auto",
+    "model.norm": "auto",
+    "model.drop_path": 0.0,
     "model.zero_init_residual": False,
     "model.dropout": 0.0,
     "data.augment": "auto",

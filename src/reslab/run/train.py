@@ -280,7 +280,7 @@ def make_probes(model: nn.Module, config: RunConfig, *, total_steps: int, displa
         display.note("gradient per block: not recorded, because hooks don't fire in a compiled network")
         return []
     if not isinstance(model, ResNet):
-        display.note("gradient per block: not recorded, because a network of your own doesn't say what its blocks are")
+        display.note("gradient per block: not recorded, because this network doesn't say what its blocks are")
         return []
     return [BlockGradients([name for name, _ in model.blocks()], when=readings(total_steps))]
 
