@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -14,26 +15,30 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from reslab.cli import models
 from reslab.cli.models import (
     COLUMNS,
     DROPPED_FIRST,
-    GUIDES,
     columns_that_fit,
-    format_tree,
     in_counting_order,
     parse_count,
     print_table,
-    structure_of,
+    print_tree,
 )
 from reslab.errors import RequestError
 from reslab.models.table import catalog_rows
+from reslab.report.canvas import MAX_WIDTH
+from reslab.report.structure import draw_structure
+from reslab.report.tree import format_tree
 
 RESLAB = Path(sys.executable).with_name("reslab")
 
+structure_of = functools.cache(models.structure_of)
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
-    env = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run([RESLAB, "models", *arguments], capture_output=True, text=True, check=False, env=env)
 
 
@@ -56,12 +61,11 @@ def test_the_table_needs_no_torch():
 
 
 def test_costs_are_short_and_absent_ones_a_dash(reslab):
-    line = next(line for line in reslab("models", "resnet50").out.splitlines() if line.startswith("resnet50 "))
-    assert re.match(r"resnet50 +25,557,032 +4\.09 G +11\.1 M +50 +bottleneck 3-4-6-3 +projection ", line)
-    bare = [{"name": "mine", "num_parameters": 7, "blocks": "BasicBlock 1-1", "shortcut": "none", "macs": None}]
-    screen = Console(width=100, record=True, file=io.StringIO())
-    print_table(bare, screen)
-    assert screen.export_text().splitlines()[1].split() == ["mine", "7", "-", "basic", "1-1", "none"]
+    def line(name: str) -> str:
+        return next(line for line in reslab("models", name).out.splitlines() if line.startswith(f"{name} "))
+
+    assert re.match(r"resnet50 +25,557,032 +4\.09 G +11\.1 M +50 +Bottleneck 3-4-6-3 +projection ", line("resnet50"))
+    assert re.match(r"mobilenet_v2 +3,504,872 +\S+ M +\S+ M +- +inverted residual +identity ", line("mobilenet_v2"))
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
@@ -99,6 +103,7 @@ def test_filters_and_order(reslab):
     plain = names(reslab("models", "--shortcut", "none", "--block", "bottleneck", "--json"))
     assert set(plain) >= {"plain50", "plain101"}
     assert not [name for name in plain if name.startswith("resnet")]
+    assert plain == names(reslab("models", "--shortcut", "none", "--block", "Bottleneck", "--json"))
     assert names(reslab("models", "--block", "inverted_residual", "--json"))[0].startswith("mobilenet")
     by_name = names(reslab("models", "resnet[12]*", "--sort", "name", "--json"))
     assert by_name.index("resnet18") < by_name.index("resnet20") < by_name.index("resnet110")
@@ -123,9 +128,9 @@ def test_other_counts_are_refused(text):
 
 def test_a_tree_adds_up_and_folds(reslab):
     lines = reslab("models", "resnet56", "--tree").out.splitlines()
-    assert lines[0] == "resnet56  853,018 parameters, 125 M MACs, 56 layers, input 3 x 32 x 32"
+    assert lines[0] == "resnet56  853,018 parameters, 125 M MACs, 56 layers, input 3x32x32"
     assert any(
-        re.match(r"├─ layer1 +basic x9 \[3x3 16, 3x3 16\] \+ identity +16 x 32 x 32 +42,048$", line) for line in lines
+        re.match(r"├─ layer1 +BasicBlock x9 \[3x3 16, 3x3 16\] \+ identity +16x32x32 +42,048$", line) for line in lines
     )
     stages = [line for line in lines if re.match(r"[├└]", line)]
     assert sum(int(line.split()[-1].replace(",", "")) for line in stages) == 853_018
@@ -144,10 +149,25 @@ def test_a_tree_fits_the_terminal_and_loses_nothing(name, width):
     lines = format_tree(record, width=width)
     assert max(map(len, lines)) <= width
     assert "\N{NO-BREAK SPACE}" not in "".join(lines)
-    told = " ".join(re.sub("|".join(GUIDES[:3]), "", line) for line in lines)
+    told = " ".join(re.sub("[│├└─]", "", line) for line in lines)
     for stage in record.stages:
         assert stage.name in told
         assert f"{stage.num_parameters:,}" in told
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet56"])
+def test_a_run_of_basic_blocks_stands_on_one_line_of_80_letters(name):
+    runs = [line for line in format_tree(structure_of(name), width=80) if "BasicBlock" in line]
+    assert runs
+    assert all("] + " in line for line in runs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [row["name"] for row in catalog_rows()] + ["resnet38", "plain26"])
+def test_every_network_has_a_tree_and_a_picture(name):
+    record = structure_of(name)
+    assert max(map(len, format_tree(record, width=80))) <= 80
+    assert float(ElementTree.fromstring(draw_structure(record)).attrib["width"]) <= MAX_WIDTH
 
 
 def test_a_plain_tree_says_that_nothing_goes_past(reslab):
@@ -157,12 +177,13 @@ def test_a_plain_tree_says_that_nothing_goes_past(reslab):
 
 
 def test_a_terminal_without_lines_gets_letters():
-    plain = run("resnet20", "--tree", PYTHONIOENCODING="ascii")
-    assert (plain.returncode, plain.stderr) == (0, "")
-    assert plain.stdout.isascii()
-    assert "\n|- layer1 " in plain.stdout
-    assert "\n`- head " in plain.stdout
-    assert "├─ layer1" in run("resnet20", "--tree", PYTHONIOENCODING="utf-8").stdout
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    print_tree(structure_of("resnet20"), Console(file=printed, width=80))
+    printed.seek(0)
+    text = printed.read()
+    assert "\n|- layer1 " in text
+    assert "\n|  `- x2 " in text
+    assert "\n`- head " in text
 
 
 def test_a_tree_as_json_is_the_record(reslab):

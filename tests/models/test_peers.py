@@ -11,7 +11,6 @@ PARAMETERS = [pytest.param(pair, id=str(pair), marks=[pytest.mark.slow] if pair.
 
 @pytest.fixture(scope="module", params=PARAMETERS)
 def networks(request):
-    pytest.importorskip(request.param.library)
     return build(request.param)
 
 

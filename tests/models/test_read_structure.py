@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import asdict
 
 import pytest
@@ -25,6 +26,7 @@ NAMES = [
 ]  # fmt: skip
 
 
+@functools.cache
 def read(name: str) -> StructureRecord:
     with torch.device("meta"):
         model = create_model(name)
@@ -95,13 +97,13 @@ def test_resnet20_is_told_layer_by_layer():
     assert texts(first.shortcut_layers) == ["zero-pad, /2"]
     assert (texts(first.entry), first.junction, texts(first.after)) == ([], "add", ["ReLU"])
     assert (first.in_shape, first.out_shape) == ((16, 32, 32), (32, 16, 16))
-    assert (first.kind, first.name, others.name, others.last) == ("basic", "layer2.0", "layer2.1", "layer2.2")
+    assert (first.kind, first.name, others.name, others.last) == ("BasicBlock", "layer2.0", "layer2.1", "layer2.2")
 
 
 def test_resnet50_has_projections_and_resnext_has_groups():
     first, others = stage(read("resnet50"), "layer2").blocks
     assert texts(first.shortcut_layers) == ["1x1 conv, 512, /2", "batch norm"]
-    assert (first.kind, first.shortcut, others.shortcut, others.count) == ("bottleneck", "projection", "identity", 3)
+    assert (first.kind, first.shortcut, others.shortcut, others.count) == ("Bottleneck", "projection", "identity", 3)
     assert texts(stage(read("resnext50_32x4d"), "layer2").blocks[0].branch)[3] == "3x3 conv, 256, 32 groups, /2"
 
 

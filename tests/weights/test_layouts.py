@@ -19,12 +19,16 @@ from reslab.weights.layouts import (
     KERAS_V2_RULES,
     LAYOUTS,
     NF_RULES,
+    OPENMMLAB_RULES,
+    XTERNALZ_RULES,
+    Rule,
     layout_of,
     renamed,
     timm_v2_rules,
+    transformers_rules,
     translate,
 )
-from reslab.weights.load import open_weights
+from reslab.weights.load import load_weights, open_weights
 from reslab.weights.write import FAMILIES, to_layout
 
 TABLES = {
@@ -33,6 +37,9 @@ TABLES = {
     "timm": timm_v2_rules(0),
     "timm with pool": timm_v2_rules(1),
     "nf": NF_RULES,
+    "transformers": transformers_rules("resnet."),
+    "wide": XTERNALZ_RULES,
+    "openmmlab": OPENMMLAB_RULES,
 }
 
 
@@ -50,6 +57,12 @@ TABLES = {
         ("timm", "stem.norm2.num_batches_tracked", "conv1.4.num_batches_tracked"),
         ("nf", "stages.0.1.conv2.gain", "layer1.1.conv2.gain"),
         ("nf", "stages.0.1.attn_last.fc1.bias", "layer1.1.se.fc1.bias"),
+        ("transformers", "resnet.encoder.stages.3.layers.2.layer.0.normalization.bias", "layer4.2.bn1.bias"),
+        ("transformers", "resnet.embedder.embedder.convolution.weight", "conv1.weight"),
+        ("wide", "block2.layer.0.convShortcut.weight", "layer2.0.downsample.0.weight"),
+        ("wide", "bn1.running_var", "norm.running_var"),
+        ("openmmlab", "backbone.layer2.0.downsample.1.bias", "layer2.0.downsample.1.bias"),
+        ("openmmlab", "head.fc.weight", "fc.weight"),
     ],
 )
 def test_a_name_is_translated_both_ways(table, theirs, ours):
@@ -256,6 +269,80 @@ def test_akamasters_option_b_is_a_projection(tmp_path):
     safetensors.torch.save_file({names[key]: value for key, value in ours.items()}, tmp_path / "b.safetensors")
     network, report = open_weights(tmp_path / "b.safetensors")
     assert (report.layout, network.architecture.shortcut) == ("kuangliu", "projection")
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "table"),
+    [
+        ("transformers", "resnet50", "transformers"),
+        ("xternalz", "wide_resnet16_4", "wide"),
+        ("openmmlab", "resnet18", "openmmlab"),
+    ],
+)
+def test_other_repositories_are_known_by_their_names(tmp_path, layout, name, table):
+    ours = create_model(name, 7).state_dict()
+    rules = (*TABLES[table], Rule("classifier.1.{p}", "fc.{p}"))
+    theirs = {renamed(key, rules, forward=False)[0]: value for key, value in ours.items()}
+    torch.save({"state_dict": theirs, "meta": {}}, tmp_path / "theirs.pth")
+    network, report = open_weights(tmp_path / "theirs.pth")
+    assert (report.layout, report.model, report.counts) == (layout, name, {"loaded": len(ours), "ignored": 1})
+    assert all(torch.equal(value, ours[key]) for key, value in network.state_dict().items())
+
+
+def test_a_transformers_backbone_has_no_head(tmp_path):
+    ours = create_model("resnet18", 7).state_dict()
+    names = {key: renamed(key, transformers_rules(""), forward=False)[0] for key in ours}
+    torch.save({name: ours[key] for key, name in names.items() if name}, tmp_path / "pytorch_model.bin")
+    _, report = open_weights(tmp_path / "pytorch_model.bin", num_classes=4, adapt_head=True)
+    assert (report.layout, report.counts["kept"]) == ("transformers", 2)
+
+
+class XternalzBlock(torch.nn.Module):
+    """https://github.com/xternalz/WideResNet-pytorch/blob/master/wideresnet.py, BasicBlock."""
+
+    def __init__(self, in_planes, out_planes, stride):
+        super().__init__()
+        self.bn1 = torch.nn.BatchNorm2d(in_planes)
+        self.conv1 = torch.nn.Conv2d(in_planes, out_planes, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = torch.nn.BatchNorm2d(out_planes)
+        self.conv2 = torch.nn.Conv2d(out_planes, out_planes, 3, padding=1, bias=False)
+        if in_planes != out_planes:
+            self.convShortcut = torch.nn.Conv2d(in_planes, out_planes, 1, stride=stride, bias=False)
+
+    def forward(self, x):
+        out = torch.relu(self.bn1(x))
+        shortcut = self.convShortcut(out) if hasattr(self, "convShortcut") else x
+        return shortcut + self.conv2(torch.relu(self.bn2(self.conv1(out))))
+
+
+class Xternalz(torch.nn.Module):
+    """The same file, WideResNet of depth 10 and width 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        for index, (before, after, stride) in enumerate([(16, 32, 1), (32, 64, 2), (64, 128, 2)], start=1):
+            block = torch.nn.Module()
+            block.layer = torch.nn.Sequential(XternalzBlock(before, after, stride))
+            self.add_module(f"block{index}", block)
+        self.bn1 = torch.nn.BatchNorm2d(128)
+        self.fc = torch.nn.Linear(128, 10)
+
+    def forward(self, x):
+        x = self.conv1(x)
+        for block in (self.block1, self.block2, self.block3):
+            x = block.layer(x)
+        return self.fc(torch.nn.functional.avg_pool2d(torch.relu(self.bn1(x)), 8).flatten(1))
+
+
+def test_xternalz_wide_network_is_equal(tmp_path):
+    theirs = scramble(Xternalz().double())
+    torch.save(theirs.state_dict(), tmp_path / "wrn.pth")
+    ours, report = open_weights(tmp_path / "wrn.pth")
+    load_weights(ours.double().eval(), tmp_path / "wrn.pth")
+    assert report.layout == "xternalz"
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images(32)), theirs(images(32)), rtol=0, atol=1e-10)
 
 
 def test_chenyaofos_networks_have_our_names(tmp_path):

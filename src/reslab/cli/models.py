@@ -33,7 +33,7 @@ class ModelsFlags:
     max_macs: str = ""
     """Only networks with at most so many multiply-accumulates an image, such as 1G."""
     block: str = ""
-    """Only networks of this block: basic, bottleneck, ..."""
+    """Only networks of this block: BasicBlock, Bottleneck, SingleBlock, ... or basic, bottleneck, single."""
     shortcut: str = ""
     """Only networks of this shortcut: zero_pad, projection, none, ..."""
     sort: Literal["catalog", "name", "params", "macs"] = "catalog"
@@ -69,7 +69,7 @@ def by_number(name: str) -> list[Row]:
 # ---- the table
 
 
-BLOCK_WORDS = {"BasicBlock": "basic", "Bottleneck": "bottleneck", "SingleBlock": "single"}
+BLOCK_KINDS = {"BasicBlock": "basic", "Bottleneck": "bottleneck", "SingleBlock": "single"}
 SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
@@ -78,7 +78,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "MACs": lambda row: as_short(row["macs"]),
     "activations": lambda row: as_short(row["activations"]),
     "depth": lambda row: "-" if row["depth"] is None else str(row["depth"]),
-    "blocks": lambda row: " ".join([block_of(row), *numbers_of(row)]),
+    "blocks": lambda row: str(row["blocks"]),
     "shortcut": lambda row: str(row["shortcut"]),
     "connection": lambda row: str(row["connection"]),
     "stem": lambda row: str(row["stem"]),
@@ -111,22 +111,22 @@ def columns_that_fit(rows: Sequence[Row], width: int) -> list[str]:
 
 
 def block_of(row: Row) -> str:
-    """The block's kind, as ``--block`` takes it."""
-    words = " ".join(word for word in str(row["blocks"]).split() if word not in numbers_of(row))
-    return BLOCK_WORDS.get(words, words.replace(" ", "_"))
+    """The block's kind: "basic" for "BasicBlock 3-3-3"."""
+    return kind_of(re.sub(r" [\d-]+$", "", row["blocks"]))
 
 
-def numbers_of(row: Row) -> list[str]:
-    """The blocks of each stage, as one word, if they are known."""
-    return re.findall(r"\b\d+(?:-\d+)*$", str(row["blocks"]))
+def kind_of(block: str) -> str:
+    """A block in reslab's word, whether it came so or as the table calls it."""
+    return BLOCK_KINDS.get(block, block.replace(" ", "_"))
 
 
 def filter_rows(rows: list[Row], flags: ModelsFlags) -> list[Row]:
     """The rows that the flags ask for; none left is an error."""
     known = [*catalog_rows(), *rows]
     if flags.block:
-        check_choice("block", flags.block, {block_of(row) for row in known})
-        rows = keep(rows, lambda row: block_of(row) == flags.block, f"--block {flags.block}")
+        kind = kind_of(flags.block)
+        check_choice("block", kind, {block_of(row) for row in known})
+        rows = keep(rows, lambda row: block_of(row) == kind, f"--block {flags.block}")
     if flags.shortcut:
         check_choice("shortcut", flags.shortcut, {row["shortcut"] for row in known})
         rows = keep(rows, lambda row: row["shortcut"] == flags.shortcut, f"--shortcut {flags.shortcut}")
@@ -144,12 +144,11 @@ def check_choice(kind: str, wanted: str, choices: set[str]) -> None:
 
 
 def keep_small(rows: list[Row], key: str, limit: str, *, flag: str) -> list[Row]:
-    """The rows whose number is known and no larger than the limit."""
+    """The rows whose number is no larger than the limit."""
     most = parse_count(limit, flag=flag)
-    smallest = min((row[key] for row in rows if row.get(key) is not None), default=None)
     whose = "It" if len(rows) == 1 else "The smallest"
-    hint = "" if smallest is None else f" {whose} has {as_short(smallest)}."
-    return keep(rows, lambda row: row.get(key) is not None and row[key] <= most, f"{flag} {limit}", hint=hint)
+    hint = f" {whose} has {as_short(min(row[key] for row in rows))}."
+    return keep(rows, lambda row: row[key] <= most, f"{flag} {limit}", hint=hint)
 
 
 def keep(rows: list[Row], fits: Callable[[Row], bool], request: str, *, hint: str = "") -> list[Row]:
@@ -175,11 +174,11 @@ def parse_count(text: str, *, flag: str) -> float:
 
 
 def sort_rows(rows: list[Row], by: str) -> list[Row]:
-    """By name as people count, or by a number, smallest first and unknown ones last."""
+    """By name as people count, or by a number, smallest first."""
     if by == "name":
         return sorted(rows, key=lambda row: in_counting_order(row["name"]))
     if key := {"params": "num_parameters", "macs": "macs"}.get(by):
-        return sorted(rows, key=lambda row: (row.get(key) is None, row.get(key)))
+        return sorted(rows, key=lambda row: row[key])
     return rows
 
 

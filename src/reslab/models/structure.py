@@ -19,8 +19,8 @@ from reslab.models.units import Unit, cut_into_units, num_weighted
 from reslab.models.ways import Ways, ways_of
 from reslab.records import LAYERS, BlockRecord, StageRecord, StructureRecord
 
-NUM_CONVS = {1: "single", 2: "basic", 3: "bottleneck"}
-"""What our blocks are called, by the convolutions of their branch."""
+BLOCK_NAMES = {1: "SingleBlock", 2: "BasicBlock", 3: "Bottleneck"}
+"""What our blocks are called elsewhere, by the convolutions of their branch."""
 
 
 def read_structure(model: nn.Module, image_shape: Sequence[int], *, name: str = "") -> StructureRecord:
@@ -38,7 +38,7 @@ def read_structure(model: nn.Module, image_shape: Sequence[int], *, name: str = 
         >>> from reslab.models.catalog import create_model
         >>> record = read_structure(create_model("resnet20"), (3, 32, 32), name="resnet20")
         >>> [(block.kind, block.count, block.shortcut) for block in record.stages[2].blocks]
-        [('basic', 1, 'zero_pad'), ('basic', 2, 'identity')]
+        [('BasicBlock', 1, 'zero_pad'), ('BasicBlock', 2, 'identity')]
     """
     trace = run_and_trace(model, tuple(image_shape))
     stages = tuple(make_stage(key, found) for key, found in group_by_stage(cut_into_units(trace)) if found)
@@ -153,13 +153,12 @@ def make_block(unit: Unit) -> BlockRecord:
 
 
 def kind_of(unit: Unit, ways: Ways) -> str:
-    """Our word for our blocks and for those of the same name elsewhere; for others the name of their class."""
+    """The name of the block's class, which for ours would not say how many convolutions it has."""
     block, num_convs = unit.modules[0], num_weighted(ways.branch)
-    name = type(block).__name__
-    if isinstance(block, Block) or name in ("BasicBlock", "Bottleneck"):
-        return NUM_CONVS.get(num_convs, name)
+    if isinstance(block, Block):
+        return BLOCK_NAMES[num_convs]
     is_row = ways.shortcut == "none" and num_convs < 2  # such as convolution, norm and activation in one module
-    return LAYERS if is_row or not unit.is_block else name
+    return LAYERS if is_row or not unit.is_block else type(block).__name__
 
 
 def fold(blocks: Iterable[BlockRecord]) -> tuple[BlockRecord, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from reslab.records import LayerRecord
-from reslab.report.canvas import SMALL, Canvas, text_width, with_times
+from reslab.report.canvas import Canvas, text_width, with_times
 
 GAP = 3
 SLAB = 15

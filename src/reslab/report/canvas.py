@@ -1,4 +1,4 @@
-"""What pictures of networks are drawn on: shapes and words as SVG, and how each looks in light and dark surroundings."""
+"""What networks are drawn on: shapes and words as SVG, and how each looks in light and in dark surroundings."""
 
 from __future__ import annotations
 
@@ -36,16 +36,13 @@ LOOKS: dict[str, tuple[str, str]] = {
     "other": ("fill:#F0E6D2", "fill:#5A4E36"),
     "way": (f"fill:none;stroke:{QUIET};stroke-width:1.6", "fill:none;stroke:#B8B8C2;stroke-width:1.6"),
     "tip": (f"fill:{QUIET}", "fill:#B8B8C2"),
+    "way-ink": (f"fill:{INK}", "fill:#ECECF0"),
     "past": (f"fill:none;stroke:{BLUE};stroke-width:2.6", f"fill:none;stroke:{SKY};stroke-width:2.6"),
     "past-tip": (f"fill:{BLUE}", f"fill:{SKY}"),
     "past-box": (f"fill:{CARD};stroke:{BLUE};stroke-width:1.4", f"fill:#35353C;stroke:{SKY};stroke-width:1.4"),
     "past-ink": (f"fill:{BLUE}", "fill:#8CCBF2"),
     "plain": (f"fill:none;stroke:{ORANGE};stroke-width:2.6", "fill:none;stroke:#E69F00;stroke-width:2.6"),
     "plain-ink": ("fill:#A84300", "fill:#F0B340"),
-    "many-past": (f"fill:{BLUE}", f"fill:{BLUE}"),
-    "many-plain": ("fill:#A84300", "fill:#A84300"),
-    "many-way": (f"fill:{QUIET}", "fill:#6A6A74"),
-    "many-ink": ("fill:#FFFFFF", "fill:#FFFFFF"),
 }
 
 

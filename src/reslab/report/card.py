@@ -46,20 +46,20 @@ class Card:
         return (Straight if self.block.shortcut == "none" else Fork)(self.block, branch, self.height)
 
     @property
+    def title(self) -> str:
+        """Kind, and how many blocks it stands for, if several."""
+        kind = self.block.kind if self.block.kind != LAYERS else ""
+        return " ".join([kind, f"\N{MULTIPLICATION SIGN}{self.block.count}" * (self.block.count > 1)]).strip()
+
+    @property
     def caption(self) -> str:
-        """Kind and size."""
-        size = f"{as_short(self.block.num_parameters)} parameters" + " each" * (self.block.count > 1)
-        return f"{self.block.kind} \N{MIDDLE DOT} {size}" if self.block.kind != LAYERS else size
+        """Size."""
+        return f"{as_short(self.block.num_parameters)} parameters" + " each" * (self.block.count > 1)
 
     @property
-    def badge(self) -> str:
-        """How many blocks it stands for, if several."""
-        return f"\N{MULTIPLICATION SIGN}{self.block.count}" if self.block.count > 1 else ""
-
-    @property
-    def badge_width(self) -> float:
-        """Pixels."""
-        return text_width(self.badge, size=MEDIUM, bold=True) + 14 if self.badge else 0
+    def title_width(self) -> float:
+        """Pixels, with the air behind it."""
+        return text_width(self.title, size=MEDIUM, bold=True) + 10 if self.title else 0
 
     @property
     def note(self) -> str:
@@ -74,7 +74,7 @@ class Card:
     @property
     def inner_width(self) -> float:
         """Pixels of the front card."""
-        words = text_width(self.caption) + self.badge_width + 8
+        words = self.title_width + text_width(self.caption)
         return 2 * PAD + max(self.inside.width, words, text_width(self.note))
 
     @property
@@ -98,18 +98,13 @@ class Card:
         height = axis + self.fall - top
         for behind in range(min(self.block.count, 3) - 1, -1, -1):
             canvas.box("card", left + STEP * behind, top - STEP * behind, self.inner_width, height, radius=7)
-        canvas.text("quiet", (left + PAD, top + PAD + 8), self.caption)
-        if self.badge:
-            self._draw_badge(canvas, right - 6, top + 5)
+        if self.title:
+            canvas.text(f"{self.inside.tone}-ink", (left + PAD, top + PAD + 9), self.title, size=MEDIUM, bold=True)
+        canvas.text("quiet", (left + PAD + self.title_width, top + PAD + 9), self.caption)
         self.inside.draw(canvas, left, right, axis)
         if self.note:
             canvas.text("past-ink", (right - PAD, axis + self.fall - 9), with_times(self.note), anchor="end")
         return right
-
-    def _draw_badge(self, canvas: Canvas, right: float, top: float) -> None:
-        canvas.box(f"many-{self.inside.tone}", right - self.badge_width, top, self.badge_width, 20, radius=10)
-        middle = (right - self.badge_width / 2, top + 14.5)
-        canvas.text("many-ink", middle, self.badge, size=MEDIUM, bold=True, anchor="middle")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from reslab.records import LAYERS, BlockRecord, LayerRecord, StageRecord, StructureRecord, as_short
-from reslab.report.labels import blocks_text, junction_note, shape_text
+from reslab.report.labels import blocks_text, junction_note
 
 Sibling = TypeVar("Sibling", StageRecord, BlockRecord)
 Guides = tuple[tuple[str, str], tuple[str, str]]
@@ -47,14 +47,15 @@ def format_tree(record: StructureRecord, *, width: int, guides: Guides = GUIDES)
     facts = [f"{record.num_parameters:,} parameters", f"{as_short(record.macs)} MACs", f"{record.depth} layers"]
     title = f"{record.name}  {', '.join(facts)}, input {shape_text(record.in_shape)}"
     lines = list(tree_lines(record, guides))
-    name, shape, parameters = (max(len(getattr(line, key)) for line in lines) for key in ("name", "shape", "parameters"))
+    name = max(len(line.name) for line in lines)
+    shape = max(len(line.shape) for line in lines)
+    parameters = max(len(line.parameters) for line in lines)
     room = max(LEAST_ROOM, width - name - shape - parameters - 6)  # 2 between two columns
     formatted = textwrap.wrap(title, width)
     for line in lines:
         first, *others = wrap(line.what, room)
-        formatted.append(
-            f"{line.name:<{name}}  {first:<{room}}  {line.shape:>{shape}}  {line.parameters:>{parameters}}"
-        )
+        right = f"{line.shape:>{shape}}  {line.parameters:>{parameters}}"
+        formatted.append(f"{line.name:<{name}}  {first:<{room}}  {right}")
         formatted += [f"{line.below:<{name}}  {other}" for other in others]
     return formatted
 
@@ -87,22 +88,31 @@ def stage_text(stage: StageRecord) -> str:
     return block_text(stage.blocks[0], counted=True) if len(stage.blocks) == 1 else blocks_text(stage)
 
 
+def shape_text(shape: Sequence[int]) -> str:
+    """Channels and resolution in few letters: "64x56x56"."""
+    return "x".join(map(str, shape))
+
+
 def row_text(layers: Iterable[LayerRecord]) -> str:
     """Layers in a row: "3x3 conv, 16; batch norm; ReLU"."""
     return "; ".join(layer.text.replace(" ", HARD) for layer in layers)
 
 
 def block_text(block: BlockRecord, *, counted: bool = False) -> str:
-    """A block in a line, its norms and activations left out: "basic x9 [3x3 16, 3x3 16] + identity"."""
+    """A block in a line, its norms and activations left out: "BasicBlock x9 [3x3 16, 3x3 16] + identity"."""
     if block.kind == LAYERS:
         return row_text(block.branch)
-    way = block.entry + block.branch
-    starts_active = bool(block.junction) and way[0].kind in ("norm", "activation")
-    name = "pre-activation " * starts_active + block.kind + f" x{block.count}" * counted
+    name = "pre-act " * starts_active(block) + block.kind + f" x{block.count}" * counted
     if block.shortcut == "inside":
         return f"{name}, {len(block.branch)} layers, not told apart"
     note = junction_note(block).replace(" ", HARD)
-    return f"{name} [{short_row(way)}] {shortcut_text(block)}" + (f" ({note})" if note else "")
+    return f"{name} [{short_row(block.entry + block.branch)}] {shortcut_text(block)}" + (f" ({note})" if note else "")
+
+
+def starts_active(block: BlockRecord) -> bool:
+    """Whether a residual block begins with a norm or an activation."""
+    first = next(iter(block.entry + block.branch), None)
+    return bool(block.junction and first and first.kind in ("norm", "activation"))
 
 
 def shortcut_text(block: BlockRecord) -> str:

@@ -230,6 +230,36 @@ KERAS_V2_RULES = (
     Rule("predictions.{p}", "fc.{p}"),
 )
 
+
+def transformers_rules(prefix: str) -> tuple[Rule, ...]:
+    """Those of Hugging Face's ``modeling_resnet.py``, with or without the name of the backbone before them."""
+    block = f"{prefix}encoder.stages.{{s-1}}.layers.{{b}}"
+    return (
+        Rule(f"{prefix}embedder.embedder.convolution.{{p}}", "conv1.{p}"),
+        Rule(f"{prefix}embedder.embedder.normalization.{{p}}", "bn1.{p}"),
+        Rule(f"{block}.layer.{{n-1}}.convolution.{{p}}", "layer{s}.{b}.conv{n}.{p}"),
+        Rule(f"{block}.layer.{{n-1}}.normalization.{{p}}", "layer{s}.{b}.bn{n}.{p}"),
+        Rule(f"{block}.shortcut.convolution.{{p}}", "layer{s}.{b}.downsample.0.{p}"),
+        Rule(f"{block}.shortcut.normalization.{{p}}", "layer{s}.{b}.downsample.1.{p}"),
+    )
+
+
+XTERNALZ_RULES = (
+    # the wide network that most repositories have copied
+    Rule("conv1.{p}", "conv1.{p}"),
+    Rule("block{s}.layer.{b}.conv{n}.{p}", "layer{s}.{b}.conv{n}.{p}"),
+    Rule("block{s}.layer.{b}.bn{n}.{p}", "layer{s}.{b}.bn{n}.{p}"),
+    Rule("block{s}.layer.{b}.convShortcut.{p}", "layer{s}.{b}.downsample.0.{p}"),
+    Rule("bn1.{p}", "norm.{p}"),
+    Rule("fc.{p}", "fc.{p}"),
+)
+
+OPENMMLAB_RULES = (
+    *(Rule(f"backbone.{rule.theirs}", rule.ours) for rule in SAME_BLOCKS),
+    Rule("backbone.layer{s}.{b}.downsample.{i}.{p}", "layer{s}.{b}.downsample.{i}.{p}"),
+    Rule("head.fc.{p}", "fc.{p}"),
+)
+
 V15 = {"stride_on": "3x3"}
 """Where the stride is in every network of timm."""
 
@@ -326,6 +356,24 @@ LAYOUTS: tuple[Layout, ...] = (
             Rule("layer{s}.{b}.shortcut.{i}.{p}", "layer{s}.{b}.downsample.{i}.{p}"),
             Rule("linear.{p}", "fc.{p}"),
         ),
+    ),
+    Layout(
+        "transformers",
+        "Hugging Face's transformers, ResNetForImageClassification",
+        marks=(r"^(resnet\.)?embedder\.embedder\.convolution\.",),
+        rules=(*transformers_rules("resnet."), *transformers_rules(""), Rule("classifier.1.{p}", "fc.{p}")),
+    ),
+    Layout(
+        "xternalz",
+        "xternalz/WideResNet-pytorch",
+        marks=(r"^block1\.layer\.0\.bn1\.", r"^bn1\."),
+        rules=XTERNALZ_RULES,
+    ),
+    Layout(
+        "openmmlab",
+        "OpenMMLab's mmpretrain",
+        marks=(r"^backbone\.layer1\.0\.conv1\.", r"^head\.fc\."),
+        rules=OPENMMLAB_RULES,
     ),
     RESLAB,
 )

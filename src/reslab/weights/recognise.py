@@ -114,8 +114,9 @@ def recognise(tensors: Mapping[str, Tensor], implied: Mapping[str, Any] | None =
         return found
     if "layer1" not in {name.partition(".")[0] for name in shapes}:
         raise RequestError(
-            f"Its keys are of no layout that reslab knows ({some(shapes)}). Known are torchvision's and those of timm's"
-            " resnet.py, resnetv2.py and nfnet.py, keras.applications, akamaster and kuangliu."
+            f"Its keys are of no layout that reslab knows ({some(shapes)}). Known are torchvision's and those of"
+            " timm's resnet.py, resnetv2.py and nfnet.py, keras.applications, transformers, mmpretrain, and the CIFAR"
+            " repositories of akamaster, kuangliu, chenyaofo and xternalz."
         )
     implied = implied or {}
     architecture = read_architecture(shapes, implied)
