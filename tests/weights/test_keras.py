@@ -190,7 +190,8 @@ def test_a_nested_network_with_a_head_of_its_own(tmp_path):
 
 
 def our_name(name: str) -> str:
-    from reslab.weights.layouts import KERAS_V1_RULES, renamed
+    from reslab.weights.layouts import KERAS_V1_RULES
+    from reslab.weights.translation import renamed
 
     if name == "my_head":
         return "fc"

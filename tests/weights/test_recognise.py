@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from reslab.errors import RequestError
 from reslab.models.architecture import Architecture
 from reslab.models.catalog import MODELS, create_model
-from reslab.weights.recognise import Recognition, differences, name_of, recognise, signature
+from reslab.weights.files import WeightsFile
+from reslab.weights.identify import identify, identify_as
+from reslab.weights.load import fit
+from reslab.weights.names import Recognition, differences, name_of
+from reslab.weights.recognise import recognise
+from reslab.weights.shapes import signature
 
 SAME_KEYS = {
     # these have the keys and shapes of another network of the catalog, which is taken, and the choice is said
@@ -151,3 +161,41 @@ def test_names_and_differences():
     assert (
         Recognition("resnet50", {}, None, 1000, 1).call == "create_model('resnet50', num_classes=1000, in_channels=1)"
     )
+
+
+def metas() -> dict[str, dict[str, torch.Tensor]]:
+    names = ("resnet20", "resnet50d", "preresnet50", "nf_resnet20", "seresnet20", "fixup_resnet20")
+    with torch.device("meta"):
+        return {name: dict(create_model(name).state_dict()) for name in names}
+
+
+META = metas()
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_damaged_keys_and_shapes_never_end_in_another_error(data):
+    """Keys taken away, renamed or given another shape: a network of ours, or a sentence."""
+    name = data.draw(st.sampled_from(sorted(META)))
+    state = dict(META[name])
+    for _ in range(data.draw(st.integers(1, 4))):
+        key = data.draw(st.sampled_from(sorted(state)))
+        match data.draw(st.sampled_from(["drop", "rename", "reshape", "add"])):
+            case "drop":
+                del state[key]
+            case "rename":
+                new = data.draw(st.sampled_from([f"{key}.x", "layer9.0.conv1.weight", "conv1.weight", "norm.weight"]))
+                state[new] = state.pop(key)
+            case "reshape":
+                shape = data.draw(st.lists(st.integers(0, 70), max_size=5))
+                state[key] = torch.empty(shape, device="meta")
+            case _:
+                new = data.draw(st.sampled_from(["layer1.0.junction.scale", "fc.weight", "layer1.7.conv1.weight"]))
+                state[new] = state[key]
+    file = WeightsFile(Path("a.pt"), "torch", state)
+    with contextlib.suppress(RequestError):
+        identify(file).build()
+    with contextlib.suppress(RequestError):
+        identify_as(file, name)
+    with contextlib.suppress(RequestError), torch.device("meta"):
+        fit(create_model("resnet8"), file, num_classes="adapt")

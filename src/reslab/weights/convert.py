@@ -12,7 +12,7 @@ from reslab.errors import RequestError, unknown
 from reslab.weights.files import read_weights
 from reslab.weights.identify import identify, identify_as
 from reslab.weights.load import open_as
-from reslab.weights.recognise import Recognition
+from reslab.weights.names import Recognition
 from reslab.weights.report import LoadReport
 from reslab.weights.write import TARGETS, Target, check_place, make_card, to_layout, write_weights
 

@@ -12,8 +12,11 @@ from reslab.models.architecture import Architecture, change
 from reslab.models.catalog import find_entry
 from reslab.weights.card import architecture_of, card_of
 from reslab.weights.files import WeightsFile
-from reslab.weights.layouts import RESLAB, Layout, layout_of, translate
-from reslab.weights.recognise import Recognition, check_signature, differences, name_of, recognise, some
+from reslab.weights.layouts import RESLAB, layout_of
+from reslab.weights.names import Recognition, differences, name_of
+from reslab.weights.recognise import check_signature, recognise
+from reslab.weights.shapes import some
+from reslab.weights.translation import Layout, translate
 
 
 def identify(file: WeightsFile) -> Recognition:

@@ -1,7 +1,6 @@
 """Layouts: how others call the parts of our networks, each as a table of rules, read in both directions.
 
-A rule is a pair of templates, theirs and ours. ``{s} {b} {n} {i}`` stand for numbers (stage, block, convolution, place
-in a Sequential), ``{s-1}`` for one less; ``{p}`` for the name of a parameter. Our names are torchvision's.
+``translation.py`` says how a rule is read.
 
 Shape letters: D features, K classes.
 """
@@ -9,90 +8,12 @@ Shape letters: D features, K classes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Literal
+from collections.abc import Mapping
 
 from torch import Tensor
 
-Change = Callable[[Tensor], Tensor]
-
-KERAS_EPSILON, OUR_EPSILON = 1.001e-5, 1e-5
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How a group of names is written on either side.
-
-    Args:
-        theirs: template of a name.
-        ours: the same in our names.
-        to_ours: what becomes of the tensor; None for nothing.
-        to_theirs: the inverse.
-        note: what ``to_ours`` does, for the report.
-    """
-
-    theirs: str
-    ours: str
-    to_ours: Change | None = None
-    to_theirs: Change | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Names of one library or repository.
-
-    Args:
-        name: short, as in ``--to``.
-        title: whose names these are.
-        marks: patterns; a file has this layout if each of them matches some key, and none of ``absent`` does.
-        absent: patterns.
-        rules: how names are translated. Names that none matches stay, or are unknown if the layout is ``closed``.
-        closed: whether the rules name every key there can be.
-        implies: choices of the architecture that keys and shapes don't show, but the layout does.
-        reason: why it implies them, for the report.
-        finish: what remains to be done with all tensors together.
-        input: what images these networks were made for.
-        refusal: why no network of ours can have such weights.
-    """
-
-    name: str
-    title: str
-    marks: tuple[str, ...] = ()
-    absent: tuple[str, ...] = ()
-    rules: tuple[Rule, ...] = ()
-    closed: bool = True
-    implies: Mapping[str, Any] = field(default_factory=dict)
-    reason: str = ""
-    finish: Callable[[Translation], None] | None = None
-    input: str = ""
-    refusal: str = ""
-
-
-@dataclass
-class Translation:
-    """Tensors of a file under our names.
-
-    Args:
-        layout: that they had.
-        tensors: by our names.
-        sources: for each of our names the key it came from.
-        notes: for a key of the file, what was done to its tensor.
-        merged: for a key of the file whose values went into another tensor: which one, what that is called in a report,
-            and how.
-        unknown: tensors that the layout has no name for, by their keys.
-        prefix: what stood before every key in the file.
-    """
-
-    layout: Layout
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    merged: dict[str, tuple[str, Literal["adapted"], str]] = field(default_factory=dict)
-    unknown: dict[str, Tensor] = field(default_factory=dict)
-    prefix: str = ""
+from reslab.weights.fold import fold_epsilon, fold_keras
+from reslab.weights.translation import Layout, Rule
 
 
 def squeezed(value: Tensor) -> Tensor:
@@ -102,68 +23,7 @@ def squeezed(value: Tensor) -> Tensor:
 
 def unsqueezed(value: Tensor) -> Tensor:
     """The inverse, for images: (K, D) -> (K, D, 1, 1)."""
-    return value[:, :, None, None]
-
-
-def fold_keras(translation: Translation) -> None:
-    """Folds what Keras' post-activation networks have and ours don't into the norm that follows, exact in eval mode.
-
-    ``norm(conv(x) + bias)`` is the norm with its mean less the bias; a larger epsilon is a larger variance.
-    """
-    tensors = translation.tensors
-    for name in [name for name in tensors if is_convolution_bias(name)]:
-        mean = norm_after(name.removesuffix(".bias")) + ".running_mean"
-        if mean in tensors:
-            tensors[mean] = tensors[mean] - tensors.pop(name)
-            translation.notes[translation.sources[mean]] = "less the bias of the convolution before it"
-            key = translation.sources.pop(name)
-            translation.merged[key] = (mean, "adapted", "taken from the mean of the norm after it")
-    fold_epsilon(translation)
-
-
-def fold_epsilon(translation: Translation) -> None:
-    """Adds the difference of Keras' epsilon and ours to the variances, and takes a head of another name as the head."""
-    adopt_head(translation)
-    for name in translation.tensors:
-        if name.endswith("running_var"):
-            translation.tensors[name] = translation.tensors[name] + (KERAS_EPSILON - OUR_EPSILON)
-            translation.notes[translation.sources[name]] = "epsilon 1.001e-5 made 1e-5"
-
-
-def adopt_head(translation: Translation) -> None:
-    """Takes the only dense layer for the head, where the file has no layer ``predictions``.
-
-    That is what users put on a network of keras.applications without its top.
-    """
-    dense = {key for key, value in translation.unknown.items() if key.endswith(".weight") and value.ndim == 2}
-    if "fc.weight" in translation.tensors or len(dense) != 1:
-        return
-    layer = dense.pop().removesuffix(".weight")
-    for part in ("weight", "bias"):
-        if (value := translation.unknown.pop(f"{layer}.{part}", None)) is not None:
-            translation.tensors[f"fc.{part}"] = value
-            translation.sources[f"fc.{part}"] = f"{layer}.{part}"
-            translation.notes[f"{layer}.{part}"] = "the file's only dense layer, taken for the head"
-
-
-def is_convolution_bias(name: str) -> bool:
-    """Whether a name of ours is the bias of a convolution, in a layout without scalar biases.
-
-    Example:
-        >>> [is_convolution_bias(f"layer1.0.{part}.bias") for part in ("conv2", "bn2", "downsample.0", "downsample.1")]
-        [True, False, True, False]
-    """
-    return bool(re.search(r"(^|\.)(conv\d|downsample\.0)\.bias$", name))
-
-
-def norm_after(conv: str) -> str:
-    """Name of the norm that follows a convolution in a post-activation network.
-
-    Example:
-        >>> norm_after("conv1"), norm_after("layer1.0.conv3"), norm_after("layer1.0.downsample.0")
-        ('bn1', 'layer1.0.bn3', 'layer1.0.downsample.1')
-    """
-    return re.sub(r"conv(\d)$", r"bn\1", re.sub(r"downsample\.0$", "downsample.1", conv))
+    return value[:, :, None, None] if value.ndim == 2 else value
 
 
 SAME_BLOCKS = (
@@ -387,77 +247,3 @@ def layout_of(tensors: Mapping[str, Tensor]) -> Layout | None:
         if found and not any(re.search(mark, key) for key in tensors for mark in layout.absent):
             return layout
     return None
-
-
-def translate(tensors: Mapping[str, Tensor], layout: Layout, *, prefix: str = "") -> Translation:
-    """The tensors under our names.
-
-    Args:
-        tensors: by the file's keys.
-        layout: of the keys.
-        prefix: that was taken off them, for the report.
-    """
-    result = Translation(layout, prefix=prefix)
-    for key, value in tensors.items():
-        name, rule = renamed(key, layout.rules, forward=True)
-        if name is None and layout.closed:
-            result.unknown[key] = value
-            continue
-        name = name or key
-        result.tensors[name] = rule.to_ours(value) if rule and rule.to_ours else value
-        result.sources[name] = key
-        if rule and rule.note and result.tensors[name].shape != value.shape:
-            result.notes[key] = rule.note
-    if layout.finish:
-        layout.finish(result)
-    return result
-
-
-def renamed(name: str, rules: tuple[Rule, ...], *, forward: bool) -> tuple[str | None, Rule | None]:
-    """A name by the first rule that matches it, and that rule; forward is from theirs to ours.
-
-    Example:
-        >>> renamed("stages.0.blocks.2.norm1.bias", timm_v2_rules(0), forward=True)[0]
-        'layer1.2.bn1.bias'
-        >>> renamed("layer1.2.bn1.bias", timm_v2_rules(0), forward=False)[0]
-        'stages.0.blocks.2.norm1.bias'
-    """
-    for rule in rules:
-        source, target = (rule.theirs, rule.ours) if forward else (rule.ours, rule.theirs)
-        if (found := match_template(source, name)) is not None:
-            return fill_template(target, found), rule
-    return None, None
-
-
-BLANK = re.compile(r"\\?\{([a-z])(?:\\?([+-]\d+))?\\?\}")  # in a template, escaped or not: {s}, {s-1}, {p}
-
-
-def match_template(template: str, name: str) -> dict[str, str | int] | None:
-    """What stands in the template's blanks; None if the name doesn't match."""
-    pattern, offsets = compiled(template)
-    found = pattern.fullmatch(name)
-    if not found:
-        return None
-    return {key: text if key == "p" else int(text) - offsets[key] for key, text in found.groupdict().items()}
-
-
-@cache
-def compiled(template: str) -> tuple[re.Pattern[str], dict[str, int]]:
-    """The template as a pattern with named groups, and what its numbers have been moved by."""
-    offsets: dict[str, int] = {}
-
-    def group(blank: re.Match[str]) -> str:
-        offsets[blank[1]] = int(blank[2] or 0)
-        return f"(?P<{blank[1]}>{'[a-z_]+' if blank[1] == 'p' else '[0-9]+'})"
-
-    return re.compile(BLANK.sub(group, re.escape(template))), offsets
-
-
-def fill_template(template: str, values: Mapping[str, str | int]) -> str:
-    """The template with its blanks filled."""
-
-    def text(blank: re.Match[str]) -> str:
-        value = values[blank[1]]
-        return value if isinstance(value, str) else str(value + int(blank[2] or 0))
-
-    return BLANK.sub(text, template)

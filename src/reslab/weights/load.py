@@ -14,10 +14,12 @@ from reslab.models.architecture import Architecture
 from reslab.models.resnet import ResNet
 from reslab.weights.files import WeightsFile, read_weights, strip_prefixes
 from reslab.weights.identify import described_by_card, identify, identify_as, identify_content
-from reslab.weights.layouts import RESLAB, Translation, layout_of, translate
+from reslab.weights.layouts import RESLAB, layout_of
+from reslab.weights.names import Recognition, differences, name_of, written_out
 from reslab.weights.plan import Place, Plan, make_plan
-from reslab.weights.recognise import Recognition, differences, name_of, some, written_out
 from reslab.weights.report import LoadReport, Row
+from reslab.weights.shapes import some
+from reslab.weights.translation import Translation, translate
 
 Fit = Literal["strict", "adapt"]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from reslab.weights.layouts import Translation, squeezed, unsqueezed
-from reslab.weights.recognise import some
 from reslab.weights.report import Row
+from reslab.weights.shapes import some
+from reslab.weights.translation import Translation
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,9 @@ def without_value(plan: Plan, name: str, target: Tensor, *, keep: bool) -> None:
 
 def take_head(plan: Plan, name: str, value: Tensor, target: Tensor, *, adapt: bool) -> None:
     """A head of another shape: a 1x1 convolution for a linear layer, or the other way round, or of other classes."""
-    for change in (squeezed, unsqueezed):
-        if value.ndim != target.ndim and change(value).shape == target.shape:
-            take(plan, name, change(value), target, f"{tuple(value.shape)} made {tuple(target.shape)}")
-            return
+    if value.ndim > 1 and value.shape[:2] == target.shape[:2] and set(value.shape[2:] + target.shape[2:]) == {1}:
+        take(plan, name, value.reshape_as(target), target, f"{tuple(value.shape)} made {tuple(target.shape)}")
+        return
     key = plan.translation.prefix + plan.translation.sources[name]
     if adapt and value.shape[1:] == target.shape[1:]:
         plan.tensors[name] = target

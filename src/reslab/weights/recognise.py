@@ -6,97 +6,24 @@ Shape letters: O and I channels out and in of a convolution, K classes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reslab.errors import RequestError
 from reslab.layers.connections import CONNECTIONS
 from reslab.models.architecture import Architecture, change
-from reslab.models.catalog import BY_NUMBER, MODELS, create_model, find_entry
-
-Shapes = Mapping[str, tuple[int, ...]]
+from reslab.models.catalog import MODELS
+from reslab.weights.names import Recognition, differences, name_of, written_out
+from reslab.weights.shapes import Shapes, misfits, signature, some
 
 BLOCK_KINDS = {1: "single", 2: "basic", 3: "bottleneck"}
 """Blocks by the convolutions of their branch."""
 
-NOT_IN_THE_WEIGHTS = {
-    "num_classes", "in_channels", "dropout", "block_dropout", "drop_path", "drop_path_rule", "zero_init_residual",
-    "checkpoint_blocks", "conv_bias",
-}  # fmt: skip
-"""Choices that make no other network of weights: for training, or (the biases) compared apart."""
-
 NOT_IN_THE_KEYS = {"shortcut", "stride_on", "stride_in", "stem", "conv", "norm", "order", "activation"}
 """Choices of which some values have the same keys and shapes as others."""
-
-
-@dataclass(frozen=True)
-class Recognition:
-    """The network that weights are of.
-
-    Args:
-        name: the catalog's; empty if it has none.
-        changes: choices in which the network differs from that name's.
-        architecture: None for a family that isn't described by one (VGG, MobileNet).
-        num_classes: K; 0 if the weights have no head.
-        in_channels: channels of the image.
-        assumptions: what names and shapes don't tell, and what was taken.
-    """
-
-    name: str
-    changes: dict[str, Any]
-    architecture: Architecture | None
-    num_classes: int
-    in_channels: int
-    assumptions: tuple[str, ...] = ()
-
-    @property
-    def call(self) -> str:
-        """How to build it.
-
-        Example:
-            >>> Recognition("resnet20", {"shortcut": "zero_pad_both"}, None, 10, 3).call
-            "create_model('resnet20', num_classes=10, shortcut='zero_pad_both')"
-        """
-        if not self.name:
-            return f"create_model({self.architecture!r})"
-        changes = {"num_classes": self.num_classes} if self.num_classes else {}
-        changes |= {"in_channels": self.in_channels} if self.in_channels != 3 else {}
-        return f"create_model({', '.join([repr(self.name), *written_out(changes | self.changes)])})"
-
-    @property
-    def title(self) -> str:
-        """The name with what differs from it, for a sentence.
-
-        Example:
-            >>> Recognition("resnet20", {"shortcut": "zero_pad_both"}, None, 10, 3).title
-            "resnet20 with shortcut='zero_pad_both'"
-        """
-        if not self.name:
-            return "a network without a name"
-        return self.name + (f" with {' and '.join(written_out(self.changes))}" if self.changes else "")
-
-    def build(self, num_classes: int | None = None) -> nn.Module:
-        """The network with fresh values.
-
-        Raises:
-            RequestError: if neither the weights nor the caller say how many classes there are.
-        """
-        classes = num_classes or self.num_classes
-        if not classes:
-            raise RequestError(
-                f"The file has {self.title} without its head. Say how many classes the new head has:"
-                " num_classes=K, on the command line --num-classes K."
-            )
-        return create_model(self.architecture or self.name, classes, in_channels=self.in_channels)
-
-
-def written_out(changes: Mapping[str, Any]) -> list[str]:
-    """As keyword arguments."""
-    return [f"{key}={value!r}" for key, value in changes.items()]
 
 
 def recognise(tensors: Mapping[str, Tensor], implied: Mapping[str, Any] | None = None) -> Recognition:
@@ -263,16 +190,6 @@ def with_connection(base: Architecture, shapes: Shapes) -> Architecture:
     return base
 
 
-def signature(network: Architecture | str, num_classes: int | None = None, in_channels: int = 3) -> Shapes:
-    """Names and shapes of a network, built without values and without a number from the caller's generator."""
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        if isinstance(network, Architecture):
-            model = create_model(network)
-        else:
-            model = create_model(network, num_classes, in_channels=in_channels)
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
-
-
 def check_signature(shapes: Shapes, architecture: Architecture) -> None:
     """Raises a RequestError if the architecture has other names or shapes."""
     if problems := misfits(shapes, signature(architecture)):
@@ -280,56 +197,6 @@ def check_signature(shapes: Shapes, architecture: Architecture) -> None:
             f"Its keys are those of a residual network with {'-'.join(map(str, architecture.num_blocks))}"
             f" {architecture.block} blocks, but of none of ours: {'; '.join(problems)}."
         )
-
-
-def misfits(shapes: Shapes, expected: Shapes) -> list[str]:
-    """How names and shapes differ, a phrase for each kind; a missing head and missing counts are no difference."""
-    absent = {name for name in expected if name not in shapes}
-    absent = {name for name in absent if not name.endswith("num_batches_tracked")}
-    if absent >= {"fc.weight", "fc.bias"}:
-        absent -= {"fc.weight", "fc.bias"}
-    lists = {
-        "it lacks": sorted(absent),
-        "it has besides": [name for name in shapes if name not in expected],
-        "of another shape are": [
-            f"{name} {shapes[name]} instead of {shape}"
-            for name, shape in expected.items()
-            if shapes.get(name, shape) != shape
-        ],
-    }
-    return [f"{what} {some(names)}" for what, names in lists.items() if names]
-
-
-def some(names: Iterable[str]) -> str:
-    """The first three, and how many there are.
-
-    Example:
-        >>> some(["a", "b", "c", "d"])
-        'a, b, c and 1 more'
-    """
-    names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-# ---- names
-
-
-def name_of(architecture: Architecture) -> tuple[str, dict[str, Any]]:
-    """The catalog's name that is nearest, and in what the architecture differs from it; at most two choices do."""
-    best: tuple[str, dict[str, Any]] = ("", {})
-    named = {name: entry for name, entry in MODELS.items() if isinstance(entry, Architecture)}
-    for family in BY_NUMBER:
-        try:
-            entry = find_entry(f"{family}{architecture.depth}")
-        except RequestError:
-            continue
-        if isinstance(entry, Architecture):
-            named.setdefault(f"{family}{architecture.depth}", entry)
-    for name, entry in named.items():
-        found = differences(architecture, entry)
-        if len(found) <= 2 and (not best[0] or len(found) < len(best[1])):
-            best = (name, found)
-    return best
 
 
 def prefer_named(
@@ -352,18 +219,6 @@ def prefer_named(
             said = f"it is {name}, which the catalog has: one with {', '.join(written_out(unsaid))} has the same keys"
             return candidate, [said] if unsaid else []
     return architecture, []
-
-
-def differences(architecture: Architecture, other: Architecture) -> dict[str, Any]:
-    """The choices in which the first is another network of weights than the second."""
-    found = {
-        field.name: getattr(architecture, field.name)
-        for field in fields(Architecture)
-        if field.name not in NOT_IN_THE_WEIGHTS and getattr(architecture, field.name) != getattr(other, field.name)
-    }
-    if architecture.parts.conv_bias != other.parts.conv_bias:
-        found["conv_bias"] = architecture.conv_bias
-    return found
 
 
 def recognise_other(shapes: Shapes) -> Recognition | None:

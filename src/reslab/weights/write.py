@@ -16,9 +16,10 @@ from reslab.errors import RequestError, unknown
 from reslab.models.architecture import Architecture
 from reslab.records import encode, write_atomic
 from reslab.weights.card import METADATA_KEY
-from reslab.weights.layouts import NF_RULES, Rule, renamed, timm_v2_rules
-from reslab.weights.recognise import Recognition, written_out
+from reslab.weights.layouts import NF_RULES, timm_v2_rules
+from reslab.weights.names import Recognition, written_out
 from reslab.weights.report import LoadReport
+from reslab.weights.translation import Rule, renamed
 
 Target = Literal["reslab", "torchvision", "timm"]
 TARGETS: tuple[Target, ...] = get_args(Target)
