@@ -24,10 +24,10 @@ demo: $(READY)   ## the main job, offline, in about two minutes: six networks tr
 	$(BIN)/reslab demo
 
 test: $(READY)   ## the whole test suite, offline
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 test-fast: $(READY) ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
 
 lint: $(READY)   ## ruff, and the walls between the rooms
 	$(BIN)/ruff check .

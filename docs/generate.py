@@ -59,16 +59,16 @@ def catalog() -> str:
             str(row["depth"] or ""),
             row["blocks"],
             f"`{row['shortcut']}`",
+            f"`{row['order']}`",
             f"`{row['connection']}`",
             f"`{row['stem']}`",
             str(row["num_classes"]),
         )
         for row in catalog_rows()
     ]
-    header = (
-        "name", "parameters", "MACs (M)", "activations (M)", "depth", "blocks", "shortcut", "connection", "stem", "classes"
-    )  # fmt: skip
-    return table(header, rows, right=("parameters", "MACs (M)", "activations (M)", "depth", "classes"))
+    numbers = ("parameters", "MACs (M)", "activations (M)", "depth", "classes")
+    words = ("blocks", "shortcut", "order", "connection", "stem")
+    return table(("name", *numbers[:4], *words, "classes"), rows, right=numbers)
 
 
 def connections() -> str:

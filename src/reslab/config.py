@@ -393,7 +393,6 @@ def build_schedule(config: ScheduleConfig, *, lr: float, total_steps: int, steps
 
 def build_options(config: RunConfig, *, total_steps: int, device: torch.device) -> FitOptions:
     """What ``fit`` needs besides model, data, optimiser and schedule."""
-    from reslab.models.architecture import Changes
     from reslab.train.fit import FitOptions
 
     train = config.train

@@ -452,7 +452,8 @@ class BlockRecord:
         name: of the first block, such as ``layer1.0``.
         last: name of the last one.
         count: how many.
-        kind: ``basic``, ``bottleneck``, ``single``, or what its class is called; ``LAYERS`` for layers in no block.
+        kind: ``SingleBlock``, ``BasicBlock``, ``Bottleneck``, or what its class is called; ``LAYERS`` for layers in no
+            block.
         in_shape: channels and resolution of one sample, such as (64, 56, 56).
         out_shape: the same of the result.
         entry: layers before the way forks.

@@ -80,6 +80,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "depth": lambda row: "-" if row["depth"] is None else str(row["depth"]),
     "blocks": lambda row: str(row["blocks"]),
     "shortcut": lambda row: str(row["shortcut"]),
+    "order": lambda row: str(row["order"]),
     "connection": lambda row: str(row["connection"]),
     "stem": lambda row: str(row["stem"]),
     "classes": lambda row: str(row["num_classes"]),
@@ -88,7 +89,18 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 GUTTER = 2
 """Letters between two columns."""
 NUMERIC = ("parameters", "MACs", "activations", "depth", "classes", "image")
-DROPPED_FIRST = ("image", "classes", "stem", "connection", "depth", "activations", "shortcut", "blocks", "MACs")
+DROPPED_FIRST = (
+    "image",
+    "classes",
+    "stem",
+    "order",
+    "connection",
+    "depth",
+    "activations",
+    "shortcut",
+    "blocks",
+    "MACs",
+)
 """What a narrow terminal leaves out, in this order; ``--json`` has everything."""
 
 

@@ -46,8 +46,8 @@ def inflate(net: ResNet) -> ResNet:
         raise RequestError(f"Only a 2-D network is inflated to 3-D, got one with ndim={old.ndim}.")
     if old.conv == "standardised":
         raise RequestError(
-            "A network with standardised weights can't be inflated: the weights are scaled anew at every use, so dividing"
-            " them by the kernel's length changes nothing. One with conv='plain' or 'scaled' can."
+            "A network with standardised weights can't be inflated: the weights are scaled anew at every use, so"
+            " dividing them by the kernel's length changes nothing. One with conv='plain' or 'scaled' can."
         )
     state = torch.random.get_rng_state()
     inflated = ResNet(change(old, ndim=3, time_padding="replicate"))

@@ -46,7 +46,8 @@ def choices(name: str) -> dict[str, Any]:
         "depth": depth_of(name),
         "blocks": f"{BLOCK_NAMES[entry.block]} {'-'.join(map(str, entry.num_blocks))}",
         "shortcut": entry.shortcut,
-        "connection": entry.connection if entry.order == "post" else f"{entry.connection}, {entry.order}",
+        "connection": entry.connection,
+        "order": entry.order,
         "stem": entry.stem,
         "num_classes": entry.num_classes,
     }
@@ -61,6 +62,7 @@ def baseline_choices(name: str) -> dict[str, Any]:
         "blocks": "none" if name.startswith("vgg") else "inverted residual",
         "shortcut": "none" if name.startswith("vgg") else "identity",
         "connection": "add",
+        "order": "post",
         "stem": "small" if name.endswith("_cifar") else "own",
         "num_classes": inspect.signature(entry).parameters["num_classes"].default,
     }

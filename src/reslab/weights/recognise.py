@@ -61,7 +61,7 @@ def read_architecture(shapes: Shapes, implied: Mapping[str, Any]) -> Architectur
     num_convs = sum(bool(re.fullmatch(r"layer1\.0\.conv\d\.weight", name)) for name in shapes)
     if num_convs not in BLOCK_KINDS:
         raise RequestError(f"Its first block has {num_convs} convolutions; blocks of ours have 1, 2 or 3.")
-    outer = [shape_of(shapes, f"layer{s}.0.conv{num_convs}.weight") for s in range(1, len(num_blocks) + 1)]
+    outer = [kernel_of(shapes, f"layer{s}.0.conv{num_convs}.weight") for s in range(1, len(num_blocks) + 1)]
     choices: dict[str, Any] = {
         "block": BLOCK_KINDS[num_convs],
         "num_blocks": num_blocks,
@@ -71,7 +71,9 @@ def read_architecture(shapes: Shapes, implied: Mapping[str, Any]) -> Architectur
         **kinds_of(shapes, num_convs),
     }
     if "fc.weight" in shapes:
-        choices["num_classes"] = shape_of(shapes, "fc.weight")[0]
+        if len(shapes["fc.weight"]) != 2:
+            raise RequestError(f"Its fc.weight has shape {shapes['fc.weight']}; a head's is (classes, features).")
+        choices["num_classes"] = shapes["fc.weight"][0]
     if num_convs == 3:
         choices |= groups_of(shapes, choices["widths"][0])
     choices |= implied
@@ -96,24 +98,26 @@ def blocks_of(shapes: Shapes) -> tuple[int, ...]:
     return counts
 
 
-def shape_of(shapes: Shapes, name: str) -> tuple[int, ...]:
-    """One shape that must be there."""
+def kernel_of(shapes: Shapes, name: str) -> tuple[int, ...]:
+    """Shape (O, I / groups, *) of a convolution that must be there."""
     if name not in shapes:
         raise RequestError(f"It has no {name}, which every network of ours with such keys has.")
+    if len(shapes[name]) < 3 or min(shapes[name]) < 1:
+        raise RequestError(f"Its {name} has shape {shapes[name]}, which is no convolution's.")
     return shapes[name]
 
 
 def stem_of(shapes: Shapes) -> dict[str, Any]:
     """Kind, width and input channels."""
     if "conv1.weight" in shapes:
-        width, channels, side = shape_of(shapes, "conv1.weight")[:3]
+        width, channels, side = kernel_of(shapes, "conv1.weight")[:3]
         if side not in (3, 7):
             raise RequestError(f"The kernel of its stem has side {side}; stems of ours have 7 or 3.")
         return {"stem": "imagenet" if side == 7 else "small", "stem_width": width, "in_channels": channels}
     if "conv1.0.weight" not in shapes:
         raise RequestError("It has no conv1.weight, the stem of every network with such keys.")
-    first, channels = shape_of(shapes, "conv1.0.weight")[:2]
-    width = shape_of(shapes, "conv1.6.weight")[0]
+    first, channels = kernel_of(shapes, "conv1.0.weight")[:2]
+    width = kernel_of(shapes, "conv1.6.weight")[0]
     return {"stem": "deep" if 2 * first == width else "deep_tiered", "stem_width": width, "in_channels": channels}
 
 
@@ -151,8 +155,10 @@ def shortcut_of(shapes: Shapes) -> str:
 
 def groups_of(shapes: Shapes, width: int) -> dict[str, int]:
     """Groups of the 3x3 convolution and their width, from its shape (O, I / groups, 3, 3)."""
-    inner, per_group = shape_of(shapes, "layer1.0.conv2.weight")[:2]
+    inner, per_group = kernel_of(shapes, "layer1.0.conv2.weight")[:2]
     groups = inner // per_group
+    if not width or not groups:
+        raise RequestError(f"Its layer1.0.conv2.weight has {inner} channels out and {per_group} in: no bottleneck's.")
     return {"groups": groups, "width_per_group": inner * 64 // (width * groups)}
 
 
