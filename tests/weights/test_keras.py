@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import warnings
@@ -230,6 +231,15 @@ def test_a_file_that_is_cut_off(tmp_path, reslab):
     with pytest.raises(RequestError, match=r"no whole HDF5 file .*cut off"):
         read_tensors(path)
     assert reslab("convert", path).code == 2
+
+
+def test_a_damaged_file_never_ends_in_another_error(tmp_path):
+    path = write(tmp_path / "a.h5", {"c/kernel": np.ones((3, 3, 2, 2)), "c/bias": np.ones(2), "words": ["a", "b"]})
+    good = path.read_bytes()
+    for place in range(0, len(good), 41):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 0x55]) + good[place + 1 :])
+        with contextlib.suppress(RequestError):
+            read_weights(path)
 
 
 def test_a_file_without_tensors(tmp_path):

@@ -87,6 +87,15 @@ def test_a_name_that_no_rule_has_is_unknown(name):
     assert list(found.unknown) == [name]
 
 
+def test_two_keys_for_one_place_are_not_taken_for_one():
+    state = {
+        "resnet.embedder.embedder.convolution.weight": torch.ones(1),
+        "embedder.embedder.convolution.weight": torch.ones(2),
+    }
+    found = translate(state, by_name("transformers"))
+    assert (len(found.tensors), list(found.unknown)) == (1, ["embedder.embedder.convolution.weight"])
+
+
 def by_name(name):
     return next(layout for layout in LAYOUTS if layout.name == name)
 

@@ -183,8 +183,8 @@ def test_a_head_for_other_classes_is_refused_until_asked_for(file):
     assert torch.equal(model.fc.weight, before["fc.weight"])
     assert torch.equal(model.conv1.weight, safetensors.torch.load_file(file)["conv1.weight"])
     assert [(row.name, row.note) for row in report.rows if row.action == "kept"] == [
-        ("fc.weight", "10 classes in the file, 7 here"),
-        ("fc.bias", "10 classes in the file, 7 here"),
+        ("fc.weight", "(10, 64) in the file, (7, 64) here"),
+        ("fc.bias", "(10,) in the file, (7,) here"),
     ]
 
 
@@ -201,6 +201,24 @@ def test_a_file_without_a_head(file, tmp_path):
         open_weights(path, num_classes=4)
     network, _ = open_weights(path, num_classes=4, adapt_head=True)
     assert network.fc.out_features == 4
+
+
+def test_half_a_head_is_no_head(file, tmp_path):
+    state = {key: value for key, value in safetensors.torch.load_file(file).items() if key != "fc.bias"}
+    model = fresh()
+    before = copy_of(model)
+    report = load_weights(model, save(tmp_path / "half.safetensors", state), num_classes="adapt")
+    assert report.counts["kept"] == 2
+    assert torch.equal(model.fc.weight, before["fc.weight"])
+
+
+def test_a_head_that_is_a_convolution(file, tmp_path):
+    state = safetensors.torch.load_file(file)
+    path = save(tmp_path / "conv.safetensors", state | {"fc.weight": state["fc.weight"][:, :, None, None]})
+    model = fresh()
+    report = load_weights(model, path)
+    assert torch.equal(model.fc.weight, state["fc.weight"])
+    assert [row.note for row in report.rows if row.action == "adapted"] == ["(10, 64, 1, 1) made (10, 64)"]
 
 
 def test_a_network_without_a_head(file):
@@ -289,6 +307,16 @@ def test_a_card_says_what_keys_cant(tmp_path):
     assert (report.model, report.assumptions, network.architecture.shortcut) == ("plain8", [], "none")
     with pytest.raises(RequestError, match=r"weights are for shortcut='none'.*\(the file's card says so\)"):
         load_weights(fresh("resnet8"), path)
+
+
+def test_a_card_is_believed_where_keys_alone_say_nothing(tmp_path):
+    network = fresh("resnet8", order="relu_only", connection="depth_scale")
+    path = save(tmp_path / "weights.safetensors", network.state_dict())
+    card = {"model": {"name": "resnet8", "order": "relu_only", "connection": "depth_scale"}, "num_classes": 10}
+    (tmp_path / "weights.json").write_text(json.dumps(card))
+    found, report = open_weights(path)
+    assert found.architecture == network.architecture
+    assert report.model == "resnet8 with order='relu_only' and connection='depth_scale'"
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def metas() -> dict[str, dict[str, torch.Tensor]]:
 META = metas()
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_damaged_keys_and_shapes_never_end_in_another_error(data):
     """Keys taken away, renamed or given another shape: a network of ours, or a sentence."""

@@ -40,11 +40,11 @@ def identify_content(file: WeightsFile) -> Recognition:
             f"Its layout is that of {layout.title}, but no network of ours has a place for"
             f" {len(translation.unknown)} of its keys: {some(translation.unknown)}."
         )
-    found = recognise(translation.tensors, layout.implies)
     described = described_by_card(file, translation.tensors)
     if described is not None:
-        name, changes = name_of(described)
-        return replace(found, name=name, changes=changes, architecture=described, assumptions=())
+        classes = described.num_classes if "fc.weight" in translation.tensors else 0
+        return Recognition(*name_of(described), described, classes, described.in_channels)
+    found = recognise(translation.tensors, layout.implies)
     return replace(found, assumptions=(layout.reason, *found.assumptions)) if layout.reason else found
 
 
@@ -86,10 +86,11 @@ def described_by_card(file: WeightsFile, tensors: Mapping[str, Tensor]) -> Archi
     if described is None:
         return None
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
-    classes = shapes["fc.weight"][0] if "fc.weight" in shapes else described.num_classes
+    head = shapes.get("fc.weight", ())
     channels = next((shape[1] for shape in shapes.values() if len(shape) > 2), described.in_channels)
-    described = replace(described, num_classes=classes, in_channels=channels)
+    classes = head[0] if head else described.num_classes
     try:
+        described = replace(described, num_classes=classes, in_channels=channels)
         check_signature(shapes, described)
     except RequestError:
         return None

@@ -70,7 +70,9 @@ def read_keras(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                     raise RequestError(f"{path} has two layers whose variable is called {name}: rename one in Keras.")
                 else:
                     tensors[name] = in_torch_order(read_dataset(path, dataset))
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except RequestError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
         raise RequestError(
             f"{path} is no whole HDF5 file ({error}): it is cut off or damaged. Fetch or copy it again."
         ) from None

@@ -79,20 +79,41 @@ class Plan:
 def make_plan(place: Place, translation: Translation) -> Plan:
     """Finds a value for every name of the network, and a name for every key of the file."""
     plan = Plan(translation)
+    keep_head = place.adapt_head and not all(head_fits(place, translation, name) for name in place.heads)
     for name, target in place.expected.items():
         value = translation.tensors.get(name)
-        if value is None:
-            without_value(plan, name, target, keep=place.adapt_head and name in place.heads)
+        if keep_head and name in place.heads:
+            keep(plan, name, value, target)
+        elif value is None:
+            without_value(plan, name, target)
         elif value.shape == target.shape:
             take(plan, name, value, target)
-        elif name in place.heads:
-            take_head(plan, name, value, target, adapt=place.adapt_head)
+        elif name in place.heads and head_fits(place, translation, name):
+            take(plan, name, value.reshape_as(target), target, f"{tuple(value.shape)} made {tuple(target.shape)}")
         elif name == place.stem and place.adapt_channels and differs_in_channels_only(value, target):
             take(plan, name, *adapt_channels(value, target, standardised=place.standardised))
         else:
-            plan.reshaped[name] = reshaped(name, value, target)
+            plan.reshaped[name] = f"{name} {tuple(value.shape)} instead of {tuple(target.shape)}"
     without_place(plan, place.expected, ignore_head=place.adapt_head and not place.heads)
     return plan
+
+
+def head_fits(place: Place, translation: Translation, name: str) -> bool:
+    """Whether the file has this parameter of the head: as it is, or (K, D, 1, 1) for (K, D) or the other way round."""
+    value, target = translation.tensors.get(name), place.expected[name]
+    if value is None or value.shape == target.shape:
+        return value is not None
+    return value.shape[:2] == target.shape[:2] and set(value.shape[2:] + target.shape[2:]) == {1}
+
+
+def keep(plan: Plan, name: str, value: Tensor | None, target: Tensor) -> None:
+    """A parameter of the network's own head."""
+    plan.tensors[name] = target
+    if value is None:
+        plan.rows.append(Row("", name, "kept", "the file has no such head"))
+    else:
+        key = plan.translation.prefix + plan.translation.sources[name]
+        plan.rows.append(Row(key, name, "kept", f"{tuple(value.shape)} in the file, {tuple(target.shape)} here"))
 
 
 def take(plan: Plan, name: str, value: Tensor, target: Tensor, note: str = "") -> None:
@@ -105,29 +126,13 @@ def take(plan: Plan, name: str, value: Tensor, target: Tensor, note: str = "") -
     plan.rows.append(Row(plan.translation.prefix + key, name, "adapted" if notes else "loaded", "; ".join(notes)))
 
 
-def without_value(plan: Plan, name: str, target: Tensor, *, keep: bool) -> None:
+def without_value(plan: Plan, name: str, target: Tensor) -> None:
     """A name that the file lacks."""
     if name.endswith("num_batches_tracked"):
         plan.tensors[name] = torch.zeros_like(target)
         plan.rows.append(Row("", name, "filled", "0: the file doesn't say how many batches there were"))
-    elif keep:
-        plan.tensors[name] = target
-        plan.rows.append(Row("", name, "kept", "the file has no head"))
     else:
         plan.missing.append(name)
-
-
-def take_head(plan: Plan, name: str, value: Tensor, target: Tensor, *, adapt: bool) -> None:
-    """A head of another shape: a 1x1 convolution for a linear layer, or the other way round, or of other classes."""
-    if value.ndim > 1 and value.shape[:2] == target.shape[:2] and set(value.shape[2:] + target.shape[2:]) == {1}:
-        take(plan, name, value.reshape_as(target), target, f"{tuple(value.shape)} made {tuple(target.shape)}")
-        return
-    key = plan.translation.prefix + plan.translation.sources[name]
-    if adapt and value.shape[1:] == target.shape[1:]:
-        plan.tensors[name] = target
-        plan.rows.append(Row(key, name, "kept", f"{value.shape[0]} classes in the file, {target.shape[0]} here"))
-    else:
-        plan.reshaped[name] = reshaped(name, value, target)
 
 
 def without_place(plan: Plan, expected: Mapping[str, Tensor], *, ignore_head: bool) -> None:
@@ -144,11 +149,6 @@ def without_place(plan: Plan, expected: Mapping[str, Tensor], *, ignore_head: bo
             plan.unexpected.append(prefix + key)
     plan.unexpected += [prefix + key for key in plan.translation.unknown]
     plan.rows += [Row(prefix + key, *place) for key, place in plan.translation.merged.items()]
-
-
-def reshaped(name: str, value: Tensor, target: Tensor) -> str:
-    """The two shapes in words."""
-    return f"{name} {tuple(value.shape)} instead of {tuple(target.shape)}"
 
 
 def differs_in_channels_only(value: Tensor, target: Tensor) -> bool:

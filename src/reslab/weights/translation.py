@@ -106,6 +106,9 @@ def translate(tensors: Mapping[str, Tensor], layout: Layout, *, prefix: str = ""
             result.unknown[key] = value
             continue
         name = name or key
+        if name in result.tensors:  # two keys for one place
+            result.unknown[key] = value
+            continue
         result.tensors[name] = rule.to_ours(value) if rule and rule.to_ours else value
         result.sources[name] = key
         if rule and rule.note and result.tensors[name].shape != value.shape:
