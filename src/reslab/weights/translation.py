@@ -122,6 +122,7 @@ def renamed(name: str, rules: tuple[Rule, ...], *, forward: bool) -> tuple[str |
     """A name by the first rule that matches it, and that rule; forward is from theirs to ours.
 
     Example:
+        >>> from reslab.weights.layouts import timm_v2_rules
         >>> renamed("stages.0.blocks.2.norm1.bias", timm_v2_rules(0), forward=True)[0]
         'layer1.2.bn1.bias'
         >>> renamed("layer1.2.bn1.bias", timm_v2_rules(0), forward=False)[0]
