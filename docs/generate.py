@@ -1,4 +1,4 @@
-"""Writes catalog.json and the generated tables of docs/*.md from the code; ``--check`` says whether they are stale.
+"""Writes catalog.json, a picture and the tables of docs/*.md from the code; ``--check`` says whether they are stale.
 
 A table stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``; everything else on a page is written by hand.
 """
@@ -14,15 +14,19 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import torch
+
 from reslab.config import FLAGS, leaves
 from reslab.data.sources import SOURCES
 from reslab.layers.connections import CONNECTIONS
 from reslab.models.architecture import CHOICES, Architecture
-from reslab.models.catalog import MODELS
+from reslab.models.catalog import MODELS, create_model
 from reslab.models.families import cifar
-from reslab.models.summary import describe_model
+from reslab.models.structure import read_structure
+from reslab.models.summary import describe_model, image_shape
 from reslab.models.table import CATALOG_FILE, catalog_rows
 from reslab.records import BlockGradientRecord, EpochRecord, Errors, RunRecord, StepRecord
+from reslab.report.structure import draw_structure
 
 DOCS = Path(__file__).parent
 RECORDS = {
@@ -183,6 +187,13 @@ def counted() -> str:
     return "[\n" + ",\n".join(json.dumps(describe_model(name)) for name in MODELS) + "\n]\n"
 
 
+def picture(name: str) -> str:
+    """A network drawn, as ``reslab models NAME --graph``."""
+    with torch.device("meta"):
+        model = create_model(name)
+    return draw_structure(read_structure(model, image_shape(name), name=name))
+
+
 def fill(text: str) -> str:
     """A page with its tables made anew."""
     return MARKED.sub(lambda found: f"{found[1]}{TABLES[found['name']]()}{found[3]}", text)
@@ -191,7 +202,11 @@ def fill(text: str) -> str:
 def main() -> int:
     """Writes the pages, or with ``--check`` names the stale ones. Returns the exit code."""
     stale = []
-    makers = {CATALOG_FILE: lambda text: counted(), **dict.fromkeys(sorted(DOCS.glob("*.md")), fill)}
+    makers: dict[Path, Callable[[str], str]] = {
+        CATALOG_FILE: lambda text: counted(),
+        DOCS / "resnet50.svg": lambda text: picture("resnet50"),
+        **dict.fromkeys(sorted(DOCS.glob("*.md")), fill),
+    }
     for path, make in makers.items():
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         if (new := make(text)) != text:
