@@ -52,6 +52,10 @@ class EpochRecord:
         val_error: share of wrong answers on it.
         images_per_s: training throughput, data included, validation not.
         duration_s: seconds for the epoch with its validation.
+        data_wait_frac: share of the training time that the loop waited for its batches: what a faster loader would
+            save. None in records of before it was measured.
+        val_error_plain: validation error of the weights themselves, where a moving average is kept and ``val_error`` is
+            that of the average.
     """
 
     epoch: int
@@ -63,6 +67,8 @@ class EpochRecord:
     val_error: float | None
     images_per_s: float
     duration_s: float
+    data_wait_frac: float | None = None
+    val_error_plain: float | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,8 @@ class RunRecord:
         duration_s: training and the final evaluation, all sittings together.
         last: errors of the weights after the last step. Training error is clean: eval mode, no augmentation.
         best: errors of the weights with the lowest validation error; None without a validation split.
+        plain: errors of the weights themselves after the last step, where ``last`` and ``best`` are of their moving
+            average; None without one.
         failure: what went wrong, for status ``failed``.
         schema_version: of this record; a newer one than this reslab knows is refused.
     """
@@ -141,6 +149,7 @@ class RunRecord:
     duration_s: float = 0.0
     last: Errors | None = None
     best: Errors | None = None
+    plain: Errors | None = None
     failure: dict[str, Any] | None = None
     schema_version: int = field(default=SCHEMA_VERSION)
 
@@ -152,7 +161,7 @@ class RunRecord:
             raise ValueError(
                 f"run.json has schema {raw['schema_version']}, this reslab knows {SCHEMA_VERSION}: upgrade reslab."
             )
-        for key in ("last", "best"):
+        for key in ("last", "best", "plain"):
             raw[key] = None if raw.get(key) is None else Errors(**raw[key])
         return cls(**raw)
 

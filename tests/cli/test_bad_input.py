@@ -110,7 +110,17 @@ CASES = {
     "val_split too small": ([*TINY, "--val-split", "3"], r"val_split 3 takes 0 of the \d+ images .*larger"),
     "val_split no count": ([*TINY, "--val-split", "2.5"], r"share in \(0, 1\) or a whole number of images, got 2\.5"),
     "val_split infinite": ([*TINY, "--val-split", "inf"], r"data\.val_split = inf is wrong.*finite"),
-    "augmentation that does not suit": ([*TINY, "--augment", "resized_crop_flip"], r"is for photographs"),
+    "augmentation that does not suit": (
+        [*TINY, "--set", "data.alternate_flip=true"],
+        r"alternate_flip replaces the random flip, and geometry 'none' has none",
+    ),
+    "an unknown recipe": ([*TINY, "--recipe", "fast-cifr"], r"Unknown recipe 'fast-cifr'\. .*finetune"),
+    "a recipe for photographs": (
+        [*TINY, "--recipe", "rsb-a3"],
+        r"is for images of 96 to 100000 pixels, and those of digits have 8",
+    ),
+    "mixup below zero": ([*TINY, "--mixup", "-0.2"], r"greater than or equal to 0"),
+    "weights that are not there": ([*TINY, "--weights", "nowhere.pt"], r"nowhere\.pt"),
     "TOML key": ([*TINY, "--config", "key.toml"], r"key\.toml 'optim\.lrr'. Did you mean 'optim\.lr'"),
     "TOML section": ([*TINY, "--config", "section.toml"], r"section\.toml 'optimiser'. Did you mean 'optim'"),
     "TOML syntax": ([*TINY, "--config", "syntax.toml"], r"syntax\.toml is no valid TOML.*line 1"),

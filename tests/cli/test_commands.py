@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from reslab.cli.main import COMMANDS
-from reslab.cli.train import flags_type, spell_out_resume
+from reslab.cli.train import flags_type, spell_out
 from reslab.config import RunConfig, load_config
 from reslab.records import RunFolder
 
@@ -24,11 +24,13 @@ TINY = ["train", "--model", "resnet8", "--data", "digits", "--steps", "2", "--th
 
 TRAIN_FLAGS = """
     --model --shortcut --connection --order --norm --drop-path --zero-init-residual --dropout --checkpoint-blocks
-    --data --data-dir --download --val-split --augment --image-size --batch-size --workers
+    --weights
+    --data --data-dir --download --val-split --augment --policy --erasing --mixup --cutmix
+    --image-size --batch-size --fit-batch --workers --cache-mib
     --opt --lr --momentum --nesterov --weight-decay --clip-grad --sched --warmup-epochs
     --epochs --steps --label-smoothing --amp --channels-last --compile --accumulate --ema-decay --patience
-    --deterministic --seed --device --threads
-    --config --out --set --resume --overwrite --json
+    --precise-norm --deterministic --seed --device --threads
+    --recipe --config --out --set --resume --overwrite --json
 """  # frozen: adding one is a decision, removing or renaming one breaks scripts
 
 
@@ -199,7 +201,7 @@ def test_switches_and_other_options_reach_the_config(reslab, tmp_path):
     more = ["--opt", "adamw", "--ema-decay", "0.9", "--clip-grad", "1.5", "--accumulate", "2", "--seed", "5"]
     assert reslab(*TINY, *extra, *more, "--out", tmp_path / "run").code == 0
     config = load_config(tmp_path / "run" / "config.toml")
-    assert (config.optim.nesterov, config.train.channels_last, config.train.amp) == (True, False, "bf16")
+    assert (config.optim.nesterov, config.train.channels_last, config.train.amp) == (True, "off", "bf16")
     assert (config.schedule.kind, config.train.label_smoothing, config.optim.kind) == ("one_cycle", 0.1, "adamw")
     assert (config.train.ema_decay, config.optim.clip_grad_norm, config.train.accumulate) == (0.9, 1.5, 2)
     assert config.train.seed == 5
@@ -215,7 +217,21 @@ def test_switches_and_other_options_reach_the_config(reslab, tmp_path):
     ],
 )
 def test_resume_alone_means_auto(arguments, spelled):
-    assert spell_out_resume(arguments) == spelled
+    assert spell_out(arguments) == spelled
+
+
+@pytest.mark.parametrize(
+    ("arguments", "spelled"),
+    [
+        (["--compile"], ["--compile", "on"]),
+        (["--no-compile", "--seed", "1"], ["--compile", "off", "--seed", "1"]),
+        (["--channels-last", "auto"], ["--channels-last", "auto"]),
+        (["--no-channels-last"], ["--channels-last", "off"]),
+        (["--no-nesterov"], ["--no-nesterov"]),
+    ],
+)
+def test_a_switch_alone_means_on_and_its_no_means_off(arguments, spelled):
+    assert spell_out(arguments) == spelled
 
 
 def test_resuming_a_run_that_is_done_changes_nothing(reslab, tiny_run):

@@ -7,7 +7,9 @@ import pickle
 import pytest
 import torch
 
-from reslab.data.loader import DecodingDataset, MemoryLoader, StreamLoader, derive_seed, make_loader
+from reslab.data.augment.options import Augmentation
+from reslab.data.augment.pipeline import BatchAugment
+from reslab.data.loader import DecodingDataset, MemoryLoader, Order, StreamLoader, derive_seed, make_loader
 from reslab.data.prepare import fit_for_prediction, prepare
 from reslab.data.sources import find_source
 from reslab.data.splits import ArraySplit, EncodedSplit
@@ -32,9 +34,17 @@ def encoded_split(make_folder) -> EncodedSplit:
 @pytest.fixture(params=["memory", "stream"])
 def make(request, encoded_split):
     """``make(**options)`` -> a loader over 23 images whose labels are their numbers."""
-    if request.param == "memory":
-        return lambda **options: MemoryLoader(array_split(), PREPROCESS, **{"batch_size": 5, **options})
-    return lambda **options: StreamLoader(encoded_split, PREPROCESS, **{"batch_size": 5, "workers": 0, **options})
+    split, loader = (array_split(), MemoryLoader) if request.param == "memory" else (encoded_split, stream)
+    return lambda **options: loader(split, *how(**options))
+
+
+def how(*, augment="none", batch_size=5, **options) -> tuple[BatchAugment, Order]:
+    """Augmentation and order, by words."""
+    return BatchAugment(PREPROCESS, Augmentation(augment)), Order(NUM_SAMPLES, batch_size, **options)
+
+
+def stream(split, augment, order) -> StreamLoader:
+    return StreamLoader(split, augment, order, workers=0)
 
 
 def same(first, second) -> bool:
@@ -110,8 +120,8 @@ def test_torchs_global_generator_is_not_touched(make):
 
 @pytest.mark.parametrize("augment", ["none", "crop_flip", "resized_crop_flip"])
 def test_workers_change_nothing(encoded_split, augment):
-    options = {"batch_size": 5, "augment": augment, "training": True, "seed": 4}
-    here, there = (StreamLoader(encoded_split, PREPROCESS, workers=workers, **options) for workers in (0, 2))
+    options = how(augment=augment, training=True, seed=4)
+    here, there = (StreamLoader(encoded_split, *options, workers=workers) for workers in (0, 2))
     before = torch.get_rng_state()
     for epoch, start in ((0, 0), (1, 0), (1, 2)):  # the workers stay alive between epochs
         assert same(here.batches(epoch, start=start), there.batches(epoch, start=start))
@@ -119,7 +129,7 @@ def test_workers_change_nothing(encoded_split, augment):
 
 
 def test_the_dataset_can_be_sent_to_a_spawned_worker(encoded_split):
-    dataset = DecodingDataset(encoded_split, PREPROCESS, augment="resized_crop_flip", seed=0)
+    dataset = DecodingDataset(encoded_split, PREPROCESS, Augmentation("resized_crop_flip"), seed=0)
     sent = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(sent[0, 3][0], dataset[0, 3][0])
 
@@ -129,21 +139,36 @@ def test_the_dataset_can_be_sent_to_a_spawned_worker(encoded_split):
 def test_a_broken_image_is_named_in_one_sentence(encoded_split, workers):
     path = encoded_split.items[4]
     path.write_bytes(b"broken")
-    loader = StreamLoader(encoded_split, PREPROCESS, batch_size=5, workers=workers)
+    loader = StreamLoader(encoded_split, *how(), workers=workers)
     with pytest.raises(RequestError) as caught:
         list(loader.batches())
     assert str(caught.value).startswith(f"Can't read the image {path}: the format is not recognised")
     assert "Traceback" not in str(caught.value)
 
 
-def test_resized_crop_is_refused_in_memory():
-    with pytest.raises(RequestError, match="for photographs"):
-        MemoryLoader(array_split(), PREPROCESS, batch_size=5, augment="resized_crop_flip")
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_every_batch_and_nothing_changes(make, world):
+    options = {"training": True, "augment": "crop_flip", "seed": 2, "batch_size": 6}
+    whole = list(make(**options).batches(1))
+    parts = [list(make(**options, rank=rank, world=world).batches(1)) for rank in range(world)]
+    for index, (images, labels) in enumerate(whole):
+        assert torch.equal(torch.cat([part[index][0] for part in parts]), images)
+        assert torch.equal(torch.cat([part[index][1] for part in parts]), labels)
+
+
+def test_evaluation_is_shared_without_a_rest_left_over(make):
+    parts = [labels_of(make(rank=rank, world=4).batches()) for rank in range(4)]
+    assert sorted(label for part in parts for label in part) == list(range(NUM_SAMPLES))
+
+
+def test_a_batch_that_cant_be_shared_is_refused():
+    with pytest.raises(RequestError, match=r"3 processes can't share a batch of 128 evenly.* such as 126"):
+        Order(1000, 128, training=True, world=3)
 
 
 def test_make_loader_takes_what_suits_the_split(encoded_split):
-    assert isinstance(make_loader(array_split(), PREPROCESS, batch_size=5), MemoryLoader)
-    assert isinstance(make_loader(encoded_split, PREPROCESS, batch_size=5), StreamLoader)
+    assert isinstance(make_loader(array_split(), *how()), MemoryLoader)
+    assert isinstance(make_loader(encoded_split, *how()), StreamLoader)
 
 
 def test_derived_seeds_differ_and_fit_torch():

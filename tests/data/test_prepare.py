@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from reslab.data.augment.options import Augmentation
 from reslab.data.prepare import check_classes, fit_for_prediction, prepare
 from reslab.data.sources import Source, find_source
 from reslab.data.splits import ArraySplit, EncodedSplit
@@ -61,10 +62,14 @@ def test_the_sources_own_validation_split_is_used_whole(make_folder):
 def test_small_images_of_one_size_are_packed_and_photographs_streamed(make_folder):
     small = prepare(find_source(str(make_folder({"a": 2, "b": 2}, side=64))), val_split=0)
     assert isinstance(small.train, ArraySplit)
-    assert (small.augment, small.preprocess.height, small.preprocess.resize) == ("crop_flip", 64, None)
+    assert (small.augmentation.geometry, small.preprocess.height, small.preprocess.resize) == ("crop_flip", 64, None)
     large = prepare(find_source(str(make_folder({"a": 2, "b": 2}, side=65, root="large"))), val_split=0)
     assert isinstance(large.train, EncodedSplit)
-    assert (large.augment, large.preprocess.height, large.preprocess.resize) == ("resized_crop_flip", 224, 256)
+    assert (large.augmentation.geometry, large.preprocess.height, large.preprocess.resize) == (
+        "resized_crop_flip",
+        224,
+        256,
+    )
 
 
 def test_small_images_of_several_sizes_are_streamed(make_folder, noise):
@@ -128,9 +133,10 @@ def test_a_broken_photograph_stops_before_training(make_folder):
         prepare(find_source(str(root)), val_split=0)
 
 
-def test_an_augmentation_that_does_not_suit_is_refused():
-    with pytest.raises(RequestError, match="resized_crop_flip is for photographs"):
-        prepare(find_source("digits"), augment="resized_crop_flip")
+def test_an_augmentation_that_does_not_suit_is_refused(make_folder):
+    data = find_source(str(make_folder({"a": 2, "b": 2}, side=65)))
+    with pytest.raises(RequestError, match="alternate_flip is for images that are kept in memory"):
+        prepare(data, val_split=0, augment=lambda geometry: Augmentation(geometry, alternate_flip=True))
 
 
 def test_batches_are_no_larger_than_the_split(make_folder):
@@ -202,4 +208,8 @@ def test_real_cifar10(real_data):
     data = prepare(replace(source, splits={"train": whole.train, "test": whole.test}), val_split=0.1)
     assert torch.bincount(data.train.labels).tolist() == [4500] * 10
     assert torch.bincount(data.val.labels).tolist() == [500] * 10
-    assert (data.train.images.shape[1:], len(data.test), data.augment) == ((3, 32, 32), 10_000, "crop_flip")
+    assert (data.train.images.shape[1:], len(data.test), data.augmentation.geometry) == (
+        (3, 32, 32),
+        10_000,
+        "crop_flip",
+    )

@@ -2,8 +2,8 @@
 
 import pytest
 import torchvision
-from peers import BOUND, PAIRS, SIZES, build, compare
 
+from peers import BOUND, PAIRS, SIZES, build, compare
 from reslab.models.catalog import MODELS
 
 PARAMETERS = [pytest.param(pair, id=str(pair), marks=[pytest.mark.slow] if pair.slow else []) for pair in PAIRS]

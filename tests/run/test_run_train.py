@@ -16,7 +16,7 @@ from reslab.config import DataConfig, ModelConfig, OptimConfig, RunConfig, Sched
 from reslab.errors import RequestError
 from reslab.records import RunFolder, decode
 from reslab.run.describe import deviations
-from reslab.run.train import train
+from reslab.run.train import as_before, train
 from reslab.run.use import evaluate_run
 from reslab.train.failure import NonFiniteError
 
@@ -46,7 +46,11 @@ def test_the_folder_holds_what_the_design_says(done):
 
 
 def test_the_saved_config_is_the_resolved_one(done):
-    assert load_config(done.folder.config) == config()
+    saved = load_config(done.folder.config)
+    assert as_before(config(), saved) == saved
+    speed = (saved.train.amp, saved.train.channels_last, saved.train.compile, saved.data.workers)
+    assert speed == ("none", "on", "off", 0)  # too short a run for a trial
+    assert "too few for a trial" in done.record.protocol["speed"]
     assert tomllib.loads(done.folder.config.read_text())["model"]["name"] == "resnet8"
 
 
@@ -163,7 +167,7 @@ def test_deviations_from_the_paper_are_listed():
         data=DataConfig(name="cifar10"),
         optim=OptimConfig(),
         schedule=ScheduleConfig(kind="multistep"),
-        train=TrainConfig(steps=64_000),
+        train=TrainConfig(steps=64_000, amp="none"),
     )
     assert len(deviations(paper)) == 1
     changed = deviations(paper.model_copy(update={"optim": OptimConfig(lr=0.2, nesterov=True)}))
@@ -207,7 +211,7 @@ def test_a_module_with_several_inputs_is_refused_before_anything_is_written(tmp_
         def forward(self, x):
             return self.linear(x)
 
-    monkeypatch.setattr("reslab.config.build_model", lambda *a, **k: Two())
+    monkeypatch.setattr("reslab.config.build.model", lambda *a, **k: Two())
     with pytest.raises(RequestError, match="can't take images of 1x8x8"):
         train(config(), tmp_path / "r")
     assert not (tmp_path / "r").exists()

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from reslab.data.loader import MemoryLoader
+from reslab.data.augment.options import Augmentation
+from reslab.data.augment.pipeline import BatchAugment
+from reslab.data.loader import MemoryLoader, Order
 from reslab.data.splits import ArraySplit
 from reslab.data.transforms import Preprocess, channel_statistics
 from reslab.tasks.classify import Classify
@@ -13,9 +15,8 @@ def make_loader(*, num=48, batch_size=16, training=True, augment="crop_flip", se
     noise = torch.randint(0, 120, (num, 1, 8, 8), generator=generator)
     images = (noise + 60 * labels.view(-1, 1, 1, 1)).to(torch.uint8)  # brightness tells the class
     preprocess = Preprocess(8, 8, 1, *channel_statistics(images))
-    return MemoryLoader(
-        ArraySplit(images, labels), preprocess, batch_size=batch_size, augment=augment, training=training, seed=seed
-    )
+    augmentation = BatchAugment(preprocess, Augmentation(augment), num_classes=3)
+    return MemoryLoader(ArraySplit(images, labels), augmentation, Order(num, batch_size, training=training, seed=seed))
 
 
 @pytest.fixture

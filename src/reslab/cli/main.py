@@ -69,13 +69,15 @@ def dispatch(command: str, arguments: list[str]) -> int:
     """Imports the command's file and runs it."""
     if command not in COMMANDS:
         raise unknown("command", command, COMMANDS, hint="`reslab --help` lists all.")
-    module = importlib.import_module(f"reslab.cli.{command}")
+    module = importlib.import_module(f"reslab.cli.{command.replace('-', '_')}")
     code: int = module.run(arguments)
     return code
 
 
 def fail(message: str, code: int, *, as_json: bool) -> int:
-    """Prints the error: always on stderr, and under ``--json`` as the one object on stdout too."""
+    """Prints the error: on stderr, and under ``--json`` as the one object on stdout too; of many processes, once."""
+    if os.environ.get("RANK", "0") != "0":
+        return code
     print(f"reslab: error: {message}", file=sys.stderr)
     if as_json:
         print(json.dumps({"error": message, "exit_code": code}))

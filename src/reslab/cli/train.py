@@ -11,14 +11,23 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from reslab.cli.output import console, parse, print_json, table
-from reslab.config import FLAGS, RunConfig, leaves, load_config, override, parse_settings
+from reslab.config import (
+    FLAGS,
+    RunConfig,
+    leaves,
+    list_recipes,
+    load_config,
+    load_recipe,
+    override,
+    parse_settings,
+)
 from reslab.errors import RequestError
 from reslab.records import Errors, RunFolder, RunRecord, as_percent
 
 
 def run(arguments: list[str]) -> int:
     """Parses, trains, prints. Returns the exit code."""
-    arguments = spell_out_resume(arguments)
+    arguments = spell_out(arguments)
     flags = parse(flags_type(base_config(arguments)), arguments, command="train")
     config = override(
         base_config(arguments), {path: getattr(flags, flag) for flag, path in FLAGS.items()}, where="the flags"
@@ -28,10 +37,14 @@ def run(arguments: list[str]) -> int:
 
     from reslab.cli.progress import make_display  # from here on torch is needed
     from reslab.run.train import train
+    from reslab.train.distributed import launched_ranks
 
-    if not flags.json:
+    speaks = launched_ranks().is_first
+    if speaks and not flags.json:
         print(summary(config), file=sys.stderr)
     outcome = train(config, out, resume=flags.resume == "auto", overwrite=flags.overwrite, display=make_display())
+    if not speaks:
+        return 130 if outcome.interrupted else 0
     if outcome.interrupted:
         print(f"interrupted; go on with: reslab train --out {out} --resume", file=sys.stderr)
     if flags.json:
@@ -41,21 +54,35 @@ def run(arguments: list[str]) -> int:
     return 130 if outcome.interrupted else 0
 
 
-def spell_out_resume(arguments: Sequence[str]) -> list[str]:
-    """``--resume`` alone means ``--resume auto``."""
-    spelled = []
+MEANT = {"--resume": "auto", "--channels-last": "on", "--compile": "on"}
+"""What a flag says that stands alone."""
+
+
+def spell_out(arguments: Sequence[str]) -> list[str]:
+    """``--resume`` alone means ``--resume auto``, ``--compile`` alone ``--compile on``, ``--no-compile`` ``off``."""
+    spelled: list[str] = []
     for index, word in enumerate(arguments):
+        positive = word.replace("--no-", "--", 1)
+        if word != positive and MEANT.get(positive) == "on":
+            spelled += [positive, "off"]
+            continue
         spelled.append(word)
         follower = arguments[index + 1] if index + 1 < len(arguments) else "-"
-        if word == "--resume" and follower.startswith("-"):
-            spelled.append("auto")
+        if word in MEANT and follower.startswith("-"):
+            spelled.append(MEANT[word])
     return spelled
 
 
 def base_config(arguments: Sequence[str]) -> RunConfig:
-    """What the flags override: ``--config``, or the config of the run that is resumed, or the defaults."""
+    """What the flags override: ``--config``, or the config of the run that is resumed, or the defaults.
+
+    A ``--recipe`` lies below the config's file, which overrides it key by key.
+    """
+    recipe = value_of("--recipe", arguments)
     if config_path := value_of("--config", arguments):
-        return load_config(Path(config_path))
+        return load_config(Path(config_path), recipe=recipe)
+    if recipe:
+        return load_recipe(recipe)
     if value_of("--resume", arguments) == "auto" and (out := value_of("--out", arguments)):
         saved = RunFolder(Path(out)).config
         if saved.exists():
@@ -83,6 +110,7 @@ def flags_type(config: RunConfig) -> type[Any]:
         default = field(default=getattr(getattr(config, section), key))
         fields.append((flag, help_for(info.annotation, info.description or ""), default))
     own: list[tuple[str, Any, Any]] = [
+        ("recipe", help_for(str, f"A shipped recipe to begin with: {', '.join(list_recipes())}."), field(default="")),
         ("config", help_for(Path | None, "TOML file that the flags override."), field(default=None)),
         ("out", help_for(Path | None, "Folder of the run; by default runs/MODEL-DATA."), field(default=None)),
         (
@@ -99,7 +127,7 @@ def flags_type(config: RunConfig) -> type[Any]:
         ("json", help_for(bool, "Print one JSON object on stdout."), field(default=False)),
     ]
     made = make_dataclass("TrainFlags", [*fields, *own])
-    made.__doc__ = "Train a network on your data. Precedence: default < --config < flags < --set."
+    made.__doc__ = "Train a network on your data. Precedence: default < --recipe < --config < flags < --set."
     return made
 
 

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
 
+from reslab.data.augment.options import Augmentation, check_augmentation
+from reslab.data.augment.photos import after_crop
+from reslab.data.augment.pipeline import BatchAugment, finish_batch, mean_level
+from reslab.data.jpeg import CropRule, decode_crop, decode_fit, draw_resized_crop
 from reslab.data.splits import ArraySplit, EncodedSplit, Split
-from reslab.data.transforms import AugmentKind, Preprocess, augment_batch, check_augmentation, training_transform
+from reslab.data.transforms import Preprocess, to_tensor
 from reslab.errors import RequestError
 
 Batch = tuple[Tensor, Tensor]
@@ -47,87 +54,165 @@ def derive_seed(*parts: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def epoch_order(num_samples: int, *, shuffle: bool, seed: int, epoch: int) -> Tensor:
-    """The order of one epoch: a permutation from seed and epoch, or as stored."""
-    if not shuffle:
-        return torch.arange(num_samples)
-    return torch.randperm(num_samples, generator=torch.Generator().manual_seed(derive_seed(seed, epoch)))
+@dataclass(frozen=True)
+class Order:
+    """Which images are in which batch: it follows from seed, epoch and position alone.
 
+    Args:
+        num_samples: images of the split.
+        batch_size: images a batch, of all processes together.
+        training: shuffle, and drop a short last batch unless it is the only one.
+        seed: of the order, and of all else that is random in a loader.
+        rank: this process among those that train together; it gets its share of every batch.
+        world: how many there are.
 
-def num_batches(num_samples: int, batch_size: int, *, drop_last: bool) -> int:
-    """Batches an epoch; a short last one is dropped while training unless it is the only one."""
-    return max(1, num_samples // batch_size) if drop_last else -(-num_samples // batch_size)
+    Raises:
+        RequestError: if the processes can't share a batch evenly; their gradients would not add up to the batch's.
+    """
+
+    num_samples: int
+    batch_size: int
+    training: bool = False
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.training and self.batch_size % self.world:
+            raise RequestError(
+                f"{self.world} processes can't share a batch of {self.batch_size} evenly. Choose a --batch-size that"
+                f" {self.world} divides, such as {max(1, self.batch_size // self.world) * self.world}."
+            )
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        full, rest = divmod(self.num_samples, self.batch_size)
+        return max(1, full) if self.training else full + (rest > 0)
+
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[tuple[int, Tensor]]:
+        """Position and image indices of each batch of all processes, from batch ``start`` on."""
+        if self.training:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
+            order = torch.randperm(self.num_samples, generator=generator)
+        else:
+            order = torch.arange(self.num_samples)
+        for index in range(start, len(self)):
+            yield index, order[index * self.batch_size : (index + 1) * self.batch_size]
+
+    def share(self, batch: Tensor) -> Tensor:
+        """What this process gets of a batch: (N, ...) -> (N / world, ...)."""
+        return batch if self.world == 1 else batch.tensor_split(self.world)[self.rank]
+
+    def generator(self, *parts: int) -> torch.Generator:
+        """For what is random in one place, on the CPU."""
+        return torch.Generator().manual_seed(derive_seed(self.seed, *parts))
 
 
 class MemoryLoader:
     """Batches out of one uint8 tensor, normalised and augmented as whole batches.
 
+    Every process augments the whole batch and keeps its share, so that one process and eight see the same images.
+
     Args:
-        split: images and labels in memory.
-        preprocess: its mean and deviation are applied; the geometry was, when the split was packed.
-        batch_size: images a batch.
-        augment: kind of augmentation.
-        training: shuffle, and drop a short last batch.
-        seed: of order and augmentation.
+        split: images and labels in memory; they are kept on the device.
+        augment: what happens to a batch, normalising included.
+        order: of the images.
+        device: where the batches are made; by default the CPU.
     """
 
     def __init__(
-        self,
-        split: ArraySplit,
-        preprocess: Preprocess,
-        *,
-        batch_size: int,
-        augment: AugmentKind = "none",
-        training: bool = False,
-        seed: int = 0,
+        self, split: ArraySplit, augment: BatchAugment, order: Order, *, device: torch.device | None = None
     ) -> None:
-        check_augmentation(augment, in_memory=True)
-        self.split, self.preprocess, self.augment = split, preprocess, augment
-        self.batch_size, self.training, self.seed = batch_size, training, seed
+        self.augment, self.order, self.batch_size = augment, order, order.batch_size
+        self.images = split.images.to(device) if device else split.images
+        self.labels = split.labels.to(device) if device else split.labels
         self.num_samples = len(split)
 
     def __len__(self) -> int:
-        return num_batches(self.num_samples, self.batch_size, drop_last=self.training)
+        return len(self.order)
 
     def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch."""
-        order = epoch_order(self.num_samples, shuffle=self.training, seed=self.seed, epoch=epoch)
-        for index in range(start, len(self)):
-            chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-            images = self.preprocess.normalise(self.split.images[chosen])
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch, index))
-            yield augment_batch(images, self.augment, generator=generator), self.split.labels[chosen]
+        for index, chosen in self.order.batches(epoch, start=start):
+            generator = self.order.generator(epoch, index)
+            there = chosen.to(self.images.device)
+            images, targets = self.augment(
+                self.images[there], self.labels[there], generator=generator, epoch=epoch, indices=chosen
+            )
+            share = self.order.share(images), self.order.share(targets)
+            if len(share[0]):
+                yield share
 
 
 class DecodingDataset(Dataset[Batch]):
-    """Decodes and transforms one image; its key is (epoch, index), its randomness follows from seed and key."""
+    """Decodes and crops one image; its key is (epoch, index), its randomness follows from seed and key.
 
-    def __init__(self, split: EncodedSplit, preprocess: Preprocess, *, augment: AugmentKind, seed: int) -> None:
+    Args:
+        split: encoded images.
+        preprocess: geometry.
+        augmentation: what happens to a single image of it; the rest happens to batches.
+        seed: of the randomness.
+    """
+
+    def __init__(self, split: EncodedSplit, preprocess: Preprocess, augmentation: Augmentation, *, seed: int) -> None:
+        check_augmentation(augmentation, in_memory=False)
         self.split, self.seed = split, seed
-        # Without augmentation the recorded preprocessing is the transform, for training as for evaluation.
-        self.transform = preprocess if augment == "none" else training_transform(preprocess, augment)
+        self.decode, self.after = decoding(preprocess, augmentation), after_crop(augmentation)
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(derive_seed(self.seed, epoch, index))
-            return self.transform(self.split.open(index)), self.split.labels[index]
+            return self.after(self.decode(self.split, index)), self.split.labels[index]
+
+
+Decode = Callable[[EncodedSplit, int], Tensor]
+Size = tuple[int, int]
+
+
+def decoding(preprocess: Preprocess, augmentation: Augmentation) -> Decode:
+    """From a split and an index to uint8 (C, height, width), cropped; a function that can be sent to a worker."""
+    size = (preprocess.height, preprocess.width)
+    if augmentation.geometry == "resized_crop_flip":
+        rule = partial(draw_resized_crop, scale=(augmentation.min_crop_area, 1.0))
+        return partial(_decode_crop, rule=rule, size=size)
+    fit = partial(_decode_fit, preprocess=preprocess, size=size)
+    if augmentation.geometry == "none":
+        return fit
+    shift = v2.RandomCrop(size, padding=max(1, preprocess.width // 8), fill=mean_level(preprocess))
+    return partial(_decode_and_shift, fit=fit, shift=shift)
+
+
+# Functions of the module, so that workers can be sent them where processes are spawned and not forked.
+def _decode_crop(split: EncodedSplit, index: int, *, rule: CropRule, size: Size) -> Tensor:
+    return decode_crop(split.items[index], rule, size=size, channels=split.channels, name=split.names[index])
+
+
+def _decode_fit(split: EncodedSplit, index: int, *, preprocess: Preprocess, size: Size) -> Tensor:
+    if preprocess.resize is None:
+        return to_tensor(split.open(index))
+    return decode_fit(
+        split.items[index], preprocess.resize, size=size, channels=split.channels, name=split.names[index]
+    )
+
+
+def _decode_and_shift(split: EncodedSplit, index: int, *, fit: Decode, shift: Callable[[Tensor], Tensor]) -> Tensor:
+    return shift(fit(split, index))
 
 
 class KeySampler:
     """Batches of (epoch, index) keys; the epoch travels with the key, so that workers can stay alive between epochs."""
 
-    def __init__(self, num_samples: int, batch_size: int, *, training: bool, seed: int) -> None:
-        self.num_samples, self.batch_size, self.training, self.seed = num_samples, batch_size, training, seed
-        self.epoch, self.start = 0, 0
+    def __init__(self, order: Order) -> None:
+        self.order, self.epoch, self.start = order, 0, 0
 
     def __len__(self) -> int:
-        return num_batches(self.num_samples, self.batch_size, drop_last=self.training)
+        return len(self.order) - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = epoch_order(self.num_samples, shuffle=self.training, seed=self.seed, epoch=self.epoch).tolist()
-        for index in range(self.start, len(self)):
-            yield [(self.epoch, i) for i in order[index * self.batch_size : (index + 1) * self.batch_size]]
+        for _, chosen in self.order.batches(self.epoch, start=self.start):
+            if share := self.order.share(chosen).tolist():
+                yield [(self.epoch, i) for i in share]
 
 
 def leave_interrupts_to_the_main_process(worker: int) -> None:
@@ -136,67 +221,67 @@ def leave_interrupts_to_the_main_process(worker: int) -> None:
 
 
 class StreamLoader:
-    """Batches of images that worker processes decode and transform while the network trains.
+    """Batches of images that worker processes decode and crop while the network trains.
+
+    What can be done to whole batches (normalising, erasing, mixing) is done here and on the device.
 
     Args:
         split: encoded images.
-        preprocess: geometry, mean and deviation.
-        batch_size: images a batch.
-        augment: kind of augmentation.
-        training: shuffle, and drop a short last batch.
-        seed: of order and augmentation.
+        augment: what happens to images and batches, normalising included.
+        order: of the images.
         workers: processes that decode; 0 decodes in this one.
+        device: where the batches end; by default the CPU.
     """
 
     def __init__(
         self,
         split: EncodedSplit,
-        preprocess: Preprocess,
+        augment: BatchAugment,
+        order: Order,
         *,
-        batch_size: int,
-        augment: AugmentKind = "none",
-        training: bool = False,
-        seed: int = 0,
         workers: int = 2,
+        device: torch.device | None = None,
     ) -> None:
-        self.batch_size, self.num_samples = batch_size, len(split)
-        self.sampler = KeySampler(len(split), batch_size, training=training, seed=seed)
+        self.augment, self.order, self.device = augment, order, device
+        self.batch_size, self.num_samples = order.batch_size, len(split)
+        self.sampler = KeySampler(order)
         self.loader: DataLoader[Batch] = DataLoader(
-            DecodingDataset(split, preprocess, augment=augment, seed=seed),
+            DecodingDataset(split, augment.preprocess, augment.augmentation, seed=order.seed),
             batch_sampler=self.sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=leave_interrupts_to_the_main_process,
             # for the workers' seeds; without it torch's global generator is drawn from
-            generator=torch.Generator().manual_seed(seed),
+            generator=torch.Generator().manual_seed(order.seed),
         )
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        return len(self.order)
 
     def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch."""
         self.sampler.epoch, self.sampler.start = epoch, start
         try:
-            yield from self.loader
+            for index, (images, labels) in enumerate(self.loader, start):
+                if self.device:
+                    images, labels = (t.to(self.device, non_blocking=True) for t in (images, labels))
+                yield finish_batch(
+                    images,
+                    labels,
+                    preprocess=self.augment.preprocess,
+                    augmentation=self.augment.augmentation,
+                    num_classes=self.augment.num_classes,
+                    generator=self.order.generator(epoch, index, self.order.rank),
+                )
         except RequestError as error:  # a worker's comes wrapped in its traceback
             raise RequestError(str(error).rpartition(f"{RequestError.__name__}: ")[2].strip()) from None
 
 
 def make_loader(
-    split: Split,
-    preprocess: Preprocess,
-    *,
-    batch_size: int,
-    augment: AugmentKind = "none",
-    training: bool = False,
-    seed: int = 0,
-    workers: int = 0,
+    split: Split, augment: BatchAugment, order: Order, *, workers: int = 0, device: torch.device | None = None
 ) -> MemoryLoader | StreamLoader:
     """The loader for a split: out of memory if it is there, by worker processes otherwise."""
     if isinstance(split, ArraySplit):
-        return MemoryLoader(split, preprocess, batch_size=batch_size, augment=augment, training=training, seed=seed)
-    return StreamLoader(
-        split, preprocess, batch_size=batch_size, augment=augment, training=training, seed=seed, workers=workers
-    )
+        return MemoryLoader(split, augment, order, device=device)
+    return StreamLoader(split, augment, order, workers=workers, device=device)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from reslab.data.augment.options import Augmentation, Geometry, check_augmentation
+from reslab.data.augment.pipeline import BatchAugment
 from reslab.data.images import open_image
-from reslab.data.loader import MemoryLoader, StreamLoader, derive_seed, make_loader
+from reslab.data.jpeg import decode_fit
+from reslab.data.loader import MemoryLoader, Order, StreamLoader, derive_seed, make_loader
 from reslab.data.sources import Source
 from reslab.data.splits import ArraySplit, EncodedSplit, Split, stratified_split
-from reslab.data.transforms import AugmentKind, Preprocess, channel_statistics, check_augmentation, to_tensor
+from reslab.data.transforms import Preprocess, channel_statistics, to_tensor
 from reslab.errors import RequestError
 
 SMALL_SIDE = 64  # pixels: images of one size up to this are decoded once and kept in memory
@@ -26,6 +30,25 @@ PHOTO_CROP = 0.875  # share of the shorter side that the centre crop keeps, as e
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where batches go: which process's share, and to which device.
+
+    Args:
+        device: by default the CPU.
+        rank: of this process among those that train together.
+        world: how many there are.
+    """
+
+    device: torch.device | None = None
+    rank: int = 0
+    world: int = 1
+
+
+HERE = Place()
+PLAIN = asdict(Augmentation())
+
+
+@dataclass(frozen=True)
 class Data:
     """A data set ready for training.
 
@@ -35,7 +58,8 @@ class Data:
         val: validation split or None.
         test: test split or None.
         preprocess: what every image goes through.
-        augment: what training images go through besides.
+        augmentation: what training images go through besides.
+        eval_preprocess: what validation and test images go through, where that is another size.
     """
 
     source: Source
@@ -43,21 +67,30 @@ class Data:
     val: Split | None
     test: Split | None
     preprocess: Preprocess
-    augment: AugmentKind
+    augmentation: Augmentation
+    eval_preprocess: Preprocess | None = None
 
     def loader(
-        self, split: Split, *, batch_size: int, training: bool = False, seed: int = 0, workers: int = 0
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        training: bool = False,
+        seed: int = 0,
+        workers: int = 0,
+        place: Place = HERE,
     ) -> MemoryLoader | StreamLoader:
-        """A loader over one of the splits; augmented only while training."""
-        return make_loader(
-            split,
-            self.preprocess,
-            batch_size=min(batch_size, len(split)),
-            augment=self.augment if training else "none",
-            training=training,
-            seed=derive_seed(seed, 1),
-            workers=workers,
+        """A loader over one of the splits; shuffled and augmented only while training."""
+        order_seed = derive_seed(seed, 1)
+        augment = BatchAugment(
+            self.preprocess if training or self.eval_preprocess is None else self.eval_preprocess,
+            self.augmentation if training else Augmentation(),
+            num_classes=len(self.source.classes),
+            seed=order_seed,
         )
+        size = min(batch_size, len(split))
+        order = Order(len(split), size, training=training, seed=order_seed, rank=place.rank, world=place.world)
+        return make_loader(split, augment, order, workers=workers, device=place.device)
 
     def describe(self) -> dict[str, Any]:
         """For run.json."""
@@ -71,7 +104,9 @@ class Data:
             "num_test": None if self.test is None else len(self.test),
             "in_memory": isinstance(self.train, ArraySplit),
             "preprocess": self.preprocess.to_dict(),
-            "augment": self.augment,
+            "augment": self.augmentation.geometry,
+            "augmentation": {key: v for key, v in asdict(self.augmentation).items() if v != PLAIN[key]},
+            "eval_preprocess": None if self.eval_preprocess is None else self.eval_preprocess.to_dict(),
         }
 
 
@@ -81,7 +116,8 @@ def prepare(
     val_split: float = 0.1,
     seed: int = 0,
     image_size: int | None = None,
-    augment: AugmentKind | None = None,
+    augment: Callable[[Geometry], Augmentation] = Augmentation,
+    eval_size: int | None = None,
     preprocess: Preprocess | None = None,
 ) -> Data:
     """Draws the validation split, decodes what is small, and computes mean and deviation from the training part.
@@ -92,7 +128,8 @@ def prepare(
             own; 0 for none.
         seed: of the split.
         image_size: side of the network's input; by default small images keep their size and photographs get 224.
-        augment: by default what suits the source.
+        augment: from the geometry that suits the source to the whole augmentation; by default nothing but that.
+        eval_size: side of photographs in validation and test; by default the training size.
         preprocess: a recorded one to use again, instead of computing it.
 
     Raises:
@@ -112,12 +149,32 @@ def prepare(
         train_indices, val_indices = stratified_split(train.labels, val_split, seed=seed, classes=source.classes)
         train, val = train.subset(train_indices), train.subset(val_indices)
     suited = "crop_flip" if isinstance(train, ArraySplit) and source.augment == "resized_crop_flip" else source.augment
-    chosen = augment or suited
-    check_augmentation(chosen, in_memory=isinstance(train, ArraySplit))
+    augmentation = augment(suited)
+    check_augmentation(augmentation, in_memory=isinstance(train, ArraySplit))
     for split in splits.values():
         scan(split)
     preprocess = preprocess or compute_preprocess(train, image_size=image_size, seed=seed)
-    return Data(source, train, val, splits.get("test"), preprocess, chosen)
+    return Data(
+        source, train, val, splits.get("test"), preprocess, augmentation, evaluation_size(preprocess, train, eval_size)
+    )
+
+
+def evaluation_size(preprocess: Preprocess, train: Split, side: int | None) -> Preprocess | None:
+    """The preprocessing for another size in validation and test, with the same share of the image in the crop.
+
+    Reference:
+        Touvron et al. 2019, arXiv:1906.06423: objects look larger in training crops than in test images.
+    """
+    if not side or side == preprocess.height:
+        return None
+    if isinstance(train, ArraySplit):
+        raise RequestError(f"eval_size {side} is for photographs; these images stay {preprocess.height} pixels high.")
+    return replace(preprocess, height=side, width=side, resize=round(side / PHOTO_CROP))
+
+
+def shorter_side(split: Split) -> int:
+    """Of the images as they come, in pixels; of encoded ones, of the first."""
+    return min(split.images.shape[2:]) if isinstance(split, ArraySplit) else min(split.open(0).size)
 
 
 def shape_of(split: Split) -> tuple[int, ...] | None:
@@ -148,7 +205,7 @@ def pack(split: Split, geometry: Preprocess | None) -> Split:
     side = geometry.height if geometry else max(first.size)
     if side > SMALL_SIDE or len(split) * side * side * split.channels > MEMORY_LIMIT_BYTES:
         return split
-    arrays = split.map(lambda image: to_tensor(geometry.fit(image) if geometry else image).numpy())
+    arrays = split.map(lambda image: (geometry.fit(image) if geometry else to_tensor(image)).numpy())
     if len({array.shape for array in arrays}) > 1:
         return split
     return ArraySplit(torch.from_numpy(np.stack(arrays)), split.labels)
@@ -161,7 +218,7 @@ def square(side: int, *, channels: int) -> Preprocess:
 
 def resize_arrays(split: ArraySplit, geometry: Preprocess) -> ArraySplit:
     """Resizes images in memory through PIL, by the same path that ``predict`` takes."""
-    images = [to_tensor(geometry.fit(from_tensor(image))) for image in split.images]
+    images = [geometry.fit(from_tensor(image)) for image in split.images]
     return ArraySplit(torch.stack(images), split.labels)
 
 
@@ -186,7 +243,7 @@ def compute_preprocess(train: Split, *, image_size: int | None, seed: int) -> Pr
     side = image_size or PHOTO_SIDE
     geometry = replace(square(side, channels=train.channels), resize=round(side / PHOTO_CROP))
     sample = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:STATISTICS_SAMPLE].tolist()
-    arrays = train.map(lambda image: to_tensor(geometry.fit(image)).numpy(), sample)
+    arrays = train.map(lambda image: geometry.fit(image).numpy(), sample)
     mean, std = channel_statistics(torch.from_numpy(np.stack(arrays)))
     return replace(geometry, mean=mean, std=std)
 
@@ -220,7 +277,11 @@ def fit_for_prediction(path_or_bytes: Any, preprocess: Preprocess, *, name: str)
             f"{name} has {image.width}x{image.height} pixels: its centre would not stand for it. Crop it to at most"
             f" {LONGEST}:1."
         )
-    if preprocess.resize is not None or image.size == wanted:
+    if preprocess.resize is not None:  # by the same path as in training and evaluation
+        size = (preprocess.height, preprocess.width)
+        fitted = decode_fit(path_or_bytes, preprocess.resize, size=size, channels=preprocess.channels, name=name)
+        return preprocess.normalise(fitted), ""
+    if image.size == wanted:
         return preprocess(image), ""
     width, height = image.size
     if min(width, height) < min(wanted) or max(width, height) > 2 * min(width, height):
@@ -228,5 +289,5 @@ def fit_for_prediction(path_or_bytes: Any, preprocess: Preprocess, *, name: str)
             f"{name} has {width}x{height} pixels; this network was trained on {wanted[0]}x{wanted[1]} as they are."
             " Larger images up to 2:1 are resized; smaller or longer ones are refused. Crop or enlarge it yourself."
         )
-    fitted = replace(preprocess, resize=min(wanted))
-    return fitted(image), f"resized from {width}x{height}, centre crop"
+    resized = replace(preprocess, resize=min(wanted))
+    return resized(image), f"resized from {width}x{height}, centre crop"

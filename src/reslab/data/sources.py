@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from reslab.data.archives import CIFAR_LAYOUT, read_cifar, read_mnist
+from reslab.data.augment.options import Geometry
 from reslab.data.folder import read_folder
 from reslab.data.parquet import first_line, parquet_files, read_parquet
 from reslab.data.splits import ArraySplit, Split, stratified_split
-from reslab.data.transforms import AugmentKind
 from reslab.errors import RequestError, WorkFailed, unknown
 
 DIGITS_TEST_SHARE, DIGITS_TEST_SEED = (
@@ -40,7 +40,7 @@ class Source:
     path: str
     classes: list[str]
     splits: dict[str, Split]
-    augment: AugmentKind
+    augment: Geometry
     notes: tuple[str, ...] = field(default=())
 
 
@@ -88,7 +88,7 @@ def fashion_mnist(request: Request) -> Source:
     return idx_source(request, "FashionMNIST", classes, augment="crop_flip")
 
 
-def idx_source(request: Request, folder: str, classes: list[str], *, augment: AugmentKind) -> Source:
+def idx_source(request: Request, folder: str, classes: list[str], *, augment: Geometry) -> Source:
     """A data set of idx files below ``folder``."""
     raw = request.root / folder / "raw"
     if not raw.is_dir() and request.download:

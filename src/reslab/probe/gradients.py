@@ -48,7 +48,8 @@ class BlockGradients:
 
     @contextmanager
     def attach(self, model: nn.Module) -> Iterator[BlockGradients]:
-        """Hooks the blocks for as long as the context is open."""
+        """Hooks the blocks for as long as the context is open; the first step in it is read."""
+        self._expected, self._armed = None, True
         handles = [model.get_submodule(name).register_forward_hook(self._hook(name)) for name in self.blocks]
         handles.append(model.register_forward_pre_hook(self._note_batch))
         try:
@@ -74,6 +75,10 @@ class BlockGradients:
         square = gradient.detach().double().square().sum()  # double: fp16 gradients square to zero or infinity
         self._squares[name] = self._squares.get(name, square.new_zeros(())) + square
         self._samples[name] = self._samples.get(name, 0) + num_samples
+
+    def due(self, step: int) -> bool:
+        """Whether this step is read."""
+        return self.when(step)
 
     def read(self, step: int, *, grad_scale: float = 1.0) -> list[BlockGradientRecord]:
         """Records of this step's backward pass; empty where ``when(step)`` is false.

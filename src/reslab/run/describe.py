@@ -20,8 +20,10 @@ from reslab.models.families import CIFAR_DEPTHS
 from reslab.records import RunRecord
 
 
-def start_record(config: RunConfig, data: Data, model: nn.Module, device: torch.device) -> RunRecord:
-    """run.json as it stands before the first step."""
+def start_record(
+    config: RunConfig, data: Data, model: nn.Module, device: torch.device, *, notes: dict[str, str] | None = None
+) -> RunRecord:
+    """run.json as it stands before the first step; ``notes`` go to its protocol."""
     return RunRecord(
         model={
             **config.model.model_dump(mode="json"),
@@ -30,8 +32,8 @@ def start_record(config: RunConfig, data: Data, model: nn.Module, device: torch.
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         },
         data=data.describe(),
-        protocol=protocol_of(config, data),
-        deviations=deviations(config),
+        protocol=protocol_of(config, data) | (notes or {}),
+        deviations=[*config.recipe.deviates, *deviations(config)],
         versions={
             "reslab": reslab.__version__,
             "python": platform.python_version(),
@@ -81,6 +83,12 @@ PAPER = {
     "model.zero_init_residual": False,
     "model.dropout": 0.0,
     "data.augment": "auto",
+    "data.alternate_flip": False,
+    "data.policy": "none",
+    "data.colour_jitter": 0.0,
+    "data.erasing": 0.0,
+    "data.mixup": 0.0,
+    "data.cutmix": 0.0,
     "data.batch_size": 128,
     "optim.kind": "sgd",
     "optim.lr": 0.1,
@@ -88,10 +96,12 @@ PAPER = {
     "optim.nesterov": False,
     "optim.weight_decay": 1e-4,
     "optim.decay_norms": True,
+    "optim.norm_lr": 1.0,
     "optim.l1": 0.0,
     "optim.clip_grad_norm": 0.0,
     "schedule.kind": "multistep",
     "train.steps": 64_000,
+    "train.loss": "cross_entropy",
     "train.label_smoothing": 0.0,
     "train.amp": "none",
     "train.ema_decay": 0.0,

@@ -29,6 +29,20 @@ class Display:
         """After the last step, whatever happened."""
 
 
+class Follower(Recorder):
+    """In the other processes of a run: reads what the run goes on from, and writes nothing."""
+
+    def __init__(self, folder: RunFolder, *, resume: bool) -> None:
+        self.folder, self.resume = folder, resume
+
+    def restore(self) -> dict[str, Any] | None:
+        """The checkpoint that the first process goes on from."""
+        return load_newest_checkpoint(self.folder.checkpoints)[0] if self.resume else None
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class RunRecorder(Recorder):
     """Writes what happens during ``fit`` into a run's folder, and shows it.
 
@@ -71,6 +85,10 @@ class RunRecorder(Recorder):
     def checkpoint(self, state: dict[str, Any], *, step: int) -> None:
         """Saves into checkpoints/."""
         save_checkpoint(self.folder.checkpoints, state, step=step)
+
+    def note(self, text: str) -> None:
+        """Shows it."""
+        self.display.note(text)
 
     def close(self) -> None:
         """Closes the files."""

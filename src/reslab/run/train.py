@@ -9,25 +9,32 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from reslab import config as builders
-from reslab.config import ModelConfig, RunConfig, load_config
+from reslab.config import ModelConfig, RecipeConfig, RunConfig, build, leaves, load_config, override
 from reslab.data.loader import Loader
-from reslab.data.prepare import Data, check_classes
+from reslab.data.prepare import Data, Place, check_classes, shorter_side
+from reslab.data.sources import Source
 from reslab.data.transforms import Preprocess
 from reslab.errors import RequestError
+from reslab.layers.synced_norm import sync_norms
 from reslab.models.resnet import ResNet
+from reslab.models.structure import read_structure
 from reslab.models.weights import save_weights
 from reslab.probe.gradients import BlockGradients, readings
 from reslab.records import Errors, RunFolder, RunRecord, encode, write_atomic
 from reslab.report.page import write_page
 from reslab.run.describe import lead_of, start_record
 from reslab.run.measure import evaluate_split, evaluation_loader
-from reslab.run.recorder import Display, RunRecorder
+from reslab.run.recorder import Display, Follower, RunRecorder
+from reslab.run.speed import choose
 from reslab.tasks.classify import Classify
+from reslab.train.distributed import Ranks, joined, launched_ranks, local_device
 from reslab.train.failure import NonFiniteError
-from reslab.train.fit import FitOptions, FitResult, Weights, check_options, fit
+from reslab.train.fit import FitOptions, FitResult, Weights, check_options, copy_weights, fit
+from reslab.train.precise_norm import reestimate_norms
 from reslab.train.schedule import Schedule
 from reslab.train.seeds import seed_everything
+from reslab.train.trial import check_amp
+from reslab.weights.load import load_weights
 
 
 @dataclass(frozen=True)
@@ -61,49 +68,67 @@ def train(
         RequestError: before anything is written, if the request can't be carried out.
         NonFiniteError: if training diverged; the run's folder then holds ``failure/`` with the batch.
     """
-    display, folder = display or Display(), RunFolder(out)
-    resuming = check_out(folder, config, resume=resume, overwrite=overwrite)
-    before = folder.read_run() if resuming else None
-    if before is not None and before.status == "done":
-        display.note(f"{folder.root} is done already.")
-        return Outcome(folder, before, interrupted=False)
+    ranks, device = launched_ranks(), local_device(build.device(config.train.device))
+    display, folder = (display or Display()) if ranks.is_first else Display(), RunFolder(out)
+    with joined(ranks, device):
+        resuming = check_out(folder, config, resume=resume, overwrite=overwrite)
+        before = folder.read_run() if resuming else None
+        if before is not None:
+            config = as_before(config, load_config(folder.config))
+            if before.status == "done":
+                display.note(f"{folder.root} is done already.")
+                return Outcome(folder, before, interrupted=False)
 
-    # ---- everything is built before anything is written
-    parts = assemble(config, display)
-    record = start_record(config, parts.data, parts.model, parts.options.device)
-    if before is not None:
-        check_same_data(before, record, folder)
-        record.started, record.duration_s = before.started, before.duration_s
+        # ---- everything is built before anything is written
+        parts = assemble(config, display, device=device, ranks=ranks)
+        record = start_record(parts.config, parts.data, parts.model, device, notes=parts.notes)
+        if before is not None:
+            check_same_data(before, record, folder)
+            record.started, record.duration_s = before.started, before.duration_s
 
-    # ---- from here on the folder is ours
+        # ---- from here on the folder is ours; of several processes, the first one writes
+        ranks.wait()
+        if ranks.is_first:
+            open_folder(folder, parts.config, record, resuming=resuming)
+        started, earlier_s = time.perf_counter(), record.duration_s
+        result = fit_into(folder, record, parts, display, resuming=resuming)
+        record.duration_s = earlier_s + time.perf_counter() - started
+        if result.status == "interrupted":
+            record.status = "interrupted"
+            if ranks.is_first:
+                write_atomic(folder.run, record.to_json())
+            return Outcome(folder, record, interrupted=True)
+
+        # ---- the one reading of the test set, of the last and of the best weights
+        if result.status == "early":
+            record.protocol["length"] = f"stopped early after {result.steps} of {parts.options.steps} steps"
+        finish_record(record, parts, result)
+        record.duration_s = earlier_s + time.perf_counter() - started
+        if ranks.is_first:
+            write_weights(folder, parts.config.model, parts.data, result)
+            write_atomic(folder.run, record.to_json())
+            write_page([folder], folder.report, title=folder.name, lead=lead_of(record))
+        return Outcome(folder, record, interrupted=False)
+
+
+def open_folder(folder: RunFolder, config: RunConfig, record: RunRecord, *, resuming: bool) -> None:
+    """Makes the folder this run's: the files of another one go, config and record are written."""
     if not resuming:
         clear_folder(folder)
         folder.root.mkdir(parents=True, exist_ok=True)
         write_atomic(folder.config, with_absolute_data_dir(config).to_toml())
     write_atomic(folder.run, record.to_json())
-    started, earlier_s = time.perf_counter(), record.duration_s
-    result = fit_into(folder, record, parts, config, display, resuming=resuming)
-    record.duration_s = earlier_s + time.perf_counter() - started
-    if result.status == "interrupted":
-        record.status = "interrupted"
-        write_atomic(folder.run, record.to_json())
-        return Outcome(folder, record, interrupted=True)
-
-    # ---- the one reading of the test set, of the last and of the best weights
-    if result.status == "early":
-        record.protocol["length"] = f"stopped early after {result.steps} of {parts.options.steps} steps"
-    finish_record(record, parts, result, config=config)
-    record.duration_s = earlier_s + time.perf_counter() - started
-    write_weights(folder, config.model, parts.data, result)
-    write_atomic(folder.run, record.to_json())
-    write_page([folder], folder.report, title=folder.name, lead=lead_of(record))
-    return Outcome(folder, record, interrupted=False)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a config becomes: the arguments of ``fit``, and the data they came from."""
+    """What a config becomes: the arguments of ``fit``, the data they came from, and the config with nothing left open.
 
+    Args:
+        notes: for run.json's protocol: how the speed was chosen, which weights it started from.
+    """
+
+    config: RunConfig
     data: Data
     model: nn.Module
     task: Classify
@@ -111,51 +136,92 @@ class Parts:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     options: FitOptions
+    notes: dict[str, str]
 
 
-def assemble(config: RunConfig, display: Display) -> Parts:
+def assemble(config: RunConfig, display: Display, *, device: torch.device, ranks: Ranks) -> Parts:
     """Builds everything that training needs, and refuses what doesn't fit together."""
     settings = config.train
-    device = builders.build_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    data = builders.build_data(config.data, seed=settings.seed)
+    check_amp(settings.amp, device)
+    source = build.source(config.data)
+    check_recipe(config.recipe, source)
+    data = build.data(config.data, source, seed=settings.seed)
     for note in data.source.notes:
         display.note(note)
-    num_classes = len(data.source.classes)
+    num_classes, preprocess = len(data.source.classes), data.preprocess
     seed_everything(settings.seed, deterministic=settings.deterministic)
-    model = builders.build_model(config.model, num_classes=num_classes, in_channels=data.preprocess.channels).to(device)
-    check_forward(model, data.preprocess, device, num_classes=num_classes)
+    model = build.model(config.model, num_classes=num_classes, in_channels=preprocess.channels)
+    notes = start_weights(model, config.model.weights, display)
+    model = model.to(device)
+    check_forward(model, preprocess, device, num_classes=num_classes)
+    task = build.task(settings, num_classes=num_classes)
+    config, speed = choose(config, model, task, data, device=device, ranks=ranks)
+    display.note(f"speed: {speed.reason}")
+    if ranks.world > 1 and settings.sync_norms:
+        sync_norms(model)
+
+    place = Place(device, ranks.rank, ranks.world)
     train_loader = data.loader(
         data.train,
         batch_size=config.data.batch_size,
         training=True,
         seed=settings.seed,
         workers=config.data.workers,
+        place=place,
     )
-    val_loader = None if data.val is None else evaluation_loader(data, data.val, config)
+    val_loader = None if data.val is None else evaluation_loader(data, data.val, config, place=place)
     steps_per_epoch = len(train_loader)
-    total_steps = builders.total_steps(settings, steps_per_epoch=steps_per_epoch)
-    options = builders.build_options(config, total_steps=total_steps, device=device)
-    check_options(options, has_validation=val_loader is not None, batch_size=train_loader.batch_size)
+    total_steps = build.total_steps(settings, steps_per_epoch=steps_per_epoch)
+    depth = depth_of(model, preprocess) if config.schedule.hold_error else 0
+    options = build.options(config, total_steps=total_steps, device=device, ranks=ranks, depth=depth)
+    check_options(options, has_validation=val_loader is not None, batch_size=train_loader.batch_size // ranks.world)
     return Parts(
+        config=config,
         data=data,
         model=model,
-        task=Classify(num_classes, label_smoothing=settings.label_smoothing),
+        task=task,
         loaders=(train_loader, val_loader),
-        optimizer=builders.build_optimizer(config.optim, model),
-        schedule=builders.build_schedule(
+        optimizer=build.optimizer(config.optim, model),
+        schedule=build.schedule(
             config.schedule, lr=config.optim.lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch
         ),
         options=options,
+        notes={"speed": speed.reason, **notes},
     )
 
 
-def fit_into(
-    folder: RunFolder, record: RunRecord, parts: Parts, config: RunConfig, display: Display, *, resuming: bool
-) -> FitResult:
+def start_weights(model: nn.Module, path: str, display: Display) -> dict[str, str]:
+    """Loads the weights that training starts from, if any; a head for other classes stays as it was drawn."""
+    if not path:
+        return {}
+    report = load_weights(model, path, num_classes="adapt")
+    sentence = f"starts from {Path(path).name}: " + ", ".join(f"{n} {word}" for word, n in report.counts.items())
+    display.note(sentence)
+    return {"starts_from": sentence}
+
+
+def check_recipe(recipe: RecipeConfig, source: Source) -> None:
+    """Refuses a recipe that was made for images of another size."""
+    low, high = recipe.sides
+    side = shorter_side(source.splits["train"])
+    if not low <= side <= high:
+        raise RequestError(
+            f"The recipe {recipe.name} is for images of {low} to {high} pixels, and those of {source.name} have {side}."
+            f" Choose another recipe, or insist: --set recipe.sides=[{min(low, side)},{max(high, side)}]."
+        )
+
+
+def depth_of(model: nn.Module, preprocess: Preprocess) -> int:
+    """Layers with weights in a row."""
+    return read_structure(model, (preprocess.channels, preprocess.height, preprocess.width)).depth
+
+
+def fit_into(folder: RunFolder, record: RunRecord, parts: Parts, display: Display, *, resuming: bool) -> FitResult:
     """Runs ``fit`` with the folder as its recorder; notes a failure in run.json before it goes on up."""
-    recorder = RunRecorder(folder, display, resume=resuming)
+    is_first = parts.options.ranks.is_first
+    recorder = RunRecorder(folder, display, resume=resuming) if is_first else Follower(folder, resume=resuming)
     first_step = max((step.step for step in folder.read_steps()), default=-1) + 1 if resuming else 0
     display.start(folder.name, total_steps=parts.options.steps, first_step=first_step)
     try:
@@ -167,10 +233,11 @@ def fit_into(
             schedule=parts.schedule,
             options=parts.options,
             recorder=recorder,
-            probes=make_probes(parts.model, config, total_steps=parts.options.steps, display=display),
+            probes=make_probes(parts, display=display),
         )
     except NonFiniteError as error:
-        save_failure(folder, record, error)
+        if is_first:
+            save_failure(folder, record, error)
         raise
     except BaseException as error:
         record.status = "failed"
@@ -178,7 +245,8 @@ def fit_into(
             "what": f"{type(error).__name__}: {error}",
             "sentence": "Resume goes on from the last checkpoint.",
         }
-        write_atomic(folder.run, record.to_json())
+        if is_first:
+            write_atomic(folder.run, record.to_json())
         raise
     finally:
         recorder.close()
@@ -229,14 +297,29 @@ def check_out(folder: RunFolder, config: RunConfig, *, resume: bool, overwrite: 
 
 def differences(before: RunConfig, after: RunConfig) -> list[str]:
     """Keys whose values differ, as phrases. Where the data lies and how many workers read it may change."""
-    free = ("data.dir", "data.workers", "data.download")
+    free = ("data.dir", "data.workers", "data.download", "data.fit_batch")
     phrases = []
-    for path, _, _ in builders.leaves():
+    after = as_before(after, before)
+    for path, _, _ in leaves():
         section, key = path.split(".")
         old, new = getattr(getattr(before, section), key), getattr(getattr(after, section), key)
         if old != new and path not in free:
             phrases.append(f"{path} was {old!r}, now {new!r}")
     return phrases
+
+
+def as_before(config: RunConfig, before: RunConfig) -> RunConfig:
+    """What the config leaves to a trial is as the run's first trial had it."""
+    left_open = {
+        "train.amp": "auto", "train.channels_last": "auto", "train.compile": "auto",
+        "train.threads": 0, "data.workers": -1,
+    }  # fmt: skip
+    settled = {}
+    for path, word in left_open.items():
+        section, key = path.split(".")
+        if getattr(getattr(config, section), key) == word:
+            settled[path] = getattr(getattr(before, section), key)
+    return override(config, settled, where="the run before")
 
 
 def clear_folder(folder: RunFolder) -> None:
@@ -272,35 +355,67 @@ def check_forward(model: nn.Module, preprocess: Preprocess, device: torch.device
         raise RequestError(f"The network gives {found} for two images; expected (2, {num_classes}), a logit a class.")
 
 
-def make_probes(model: nn.Module, config: RunConfig, *, total_steps: int, display: Display) -> list[BlockGradients]:
+def make_probes(parts: Parts, *, display: Display) -> list[BlockGradients]:
     """The gradient at each block, about twenty times in the run, where that can be read."""
-    if not config.train.probe:
+    if not parts.config.train.probe or not parts.options.ranks.is_first:
         return []
-    if config.train.compile:
-        display.note("gradient per block: not recorded, because hooks don't fire in a compiled network")
+    if parts.options.ranks.world > 1:
+        display.note("gradient per block: not recorded, because each process sees a part of the batch only")
         return []
-    if not isinstance(model, ResNet):
+    if not isinstance(parts.model, ResNet):
         display.note("gradient per block: not recorded, because this network doesn't say what its blocks are")
         return []
-    return [BlockGradients([name for name, _ in model.blocks()], when=readings(total_steps))]
+    return [BlockGradients([name for name, _ in parts.model.blocks()], when=readings(parts.options.steps))]
 
 
-def finish_record(record: RunRecord, parts: Parts, result: FitResult, *, config: RunConfig) -> None:
+def finish_record(record: RunRecord, parts: Parts, result: FitResult) -> None:
     """Measures the last and the best weights on every split and notes it in the record."""
-    record.last = measure(parts, result.last, epoch=result.epoch, config=config)
+    settle_norms(parts, result)
+    record.last = measure(parts, result.last, epoch=result.epoch)
+    if result.plain is not None:
+        record.plain = measure(parts, result.plain, epoch=result.epoch)
     if result.best is not None and result.best_epoch is not None:
         same = result.best_epoch == result.epoch
-        record.best = record.last if same else measure(parts, result.best, epoch=result.best_epoch, config=config)
+        record.best = record.last if same else measure(parts, result.best, epoch=result.best_epoch)
     record.status = "done"
 
 
-def measure(parts: Parts, weights: Weights, *, epoch: int, config: RunConfig) -> Errors:
+def settle_norms(parts: Parts, result: FitResult) -> None:
+    """Estimates batch norm's statistics again, if asked for, for each of the weights that are kept."""
+    train = parts.config.train
+    if not train.precise_norm:
+        return
+    loader = parts.data.loader(
+        parts.data.train,
+        batch_size=parts.config.data.batch_size,
+        training=True,
+        seed=train.seed,
+        workers=parts.config.data.workers,
+        place=Place(parts.options.device),
+    )
+    for weights in (result.last, result.plain, result.best):
+        if weights is not None:
+            parts.model.load_state_dict(weights)
+            reestimate_norms(
+                parts.model,
+                loader,
+                num_images=train.precise_norm,
+                device=parts.options.device,
+                amp=parts.options.amp,
+                channels_last=parts.options.channels_last,
+            )
+            weights.update(copy_weights(parts.model))
+
+
+def measure(parts: Parts, weights: Weights, *, epoch: int) -> Errors:
     """Loss and error of one set of weights on every split, in eval mode and without augmentation."""
     parts.model.load_state_dict(weights)
+    ranks = parts.options.ranks
+    place = Place(parts.options.device, ranks.rank, ranks.world)
     numbers: dict[str, float] = {}
     for name, split in (("train", parts.data.train), ("val", parts.data.val), ("test", parts.data.test)):
         if split is not None:
-            found = evaluate_split(parts.model, parts.task, parts.data, split, config=config)
+            found = evaluate_split(parts.model, parts.task, parts.data, split, config=parts.config, place=place)
             numbers[f"{name}_loss"], numbers[f"{name}_error"] = found["loss"], found["error"]
     return Errors(epoch=epoch, **numbers)
 

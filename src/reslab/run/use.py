@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from reslab import config as builders
-from reslab.config import RunConfig, load_config
+from reslab.config import RunConfig, build, load_config
 from reslab.data.images import EXTENSIONS
-from reslab.data.prepare import fit_for_prediction
+from reslab.data.prepare import check_classes, fit_for_prediction
 from reslab.data.sources import SOURCES
 from reslab.data.transforms import Preprocess
 from reslab.errors import RequestError
@@ -64,7 +63,7 @@ def open_run(folder: RunFolder, *, weights: str = "", device: torch.device | Non
     except (ValueError, KeyError, TypeError) as error:
         raise RequestError(f"{folder.weights_card} is damaged: {type(error).__name__}: {error}.") from None
     config = load_config(folder.config)
-    model = builders.build_model(config.model, num_classes=card["num_classes"], in_channels=preprocess.channels)
+    model = build.model(config.model, num_classes=card["num_classes"], in_channels=preprocess.channels)
     paths = {"": folder.weights, "best": folder.weights, "last": folder.last_weights}
     load_own_weights(model, paths.get(weights, Path(weights)))
     return TrainedModel(model.to(device or torch.device("cpu")).eval(), card["classes"], preprocess, config)
@@ -88,9 +87,9 @@ def evaluate_run(
         data: another data set with the same classes; by default the run's own. What has no split of its own is
             evaluated whole.
         data_dir: where it lies now.
-        device: see ``build_device``.
+        device: see ``config.build.device``.
     """
-    trained = open_run(folder, weights=weights, device=builders.build_device(device))
+    trained = open_run(folder, weights=weights, device=build.device(device))
     config = trained.config
     data_config = config.data.model_copy(
         update={
@@ -102,9 +101,9 @@ def evaluate_run(
     )
     if trained.preprocess.resize is not None:
         data_config = data_config.model_copy(update={"image_size": trained.preprocess.height})
-    found = builders.build_data(
-        data_config, seed=config.train.seed, preprocess=trained.preprocess, classes=trained.classes
-    )
+    source = build.source(data_config)
+    check_classes(trained.classes, source.classes, where=source.name)
+    found = build.data(data_config, source, seed=config.train.seed, preprocess=trained.preprocess)
     splits = {"train": found.train, "val": found.val, "test": found.test}
     name = split or next(key for key in ("test", "val", "train") if splits[key] is not None)
     if name not in splits:
@@ -162,7 +161,7 @@ def predict_run(
     """
     if top < 1:
         raise RequestError(f"--top counts classes from 1, got {top}.")
-    trained = open_run(folder, weights=weights, device=builders.build_device(device))
+    trained = open_run(folder, weights=weights, device=build.device(device))
     target = next(trained.model.parameters()).device
     predictions, refused = [], []
     for path in expand(paths):
@@ -171,7 +170,7 @@ def predict_run(
         except RequestError as error:
             refused.append(str(error))
             continue
-        batch = to_device(tensor.unsqueeze(0), target, channels_last=trained.config.train.channels_last)
+        batch = to_device(tensor.unsqueeze(0), target, channels_last=trained.config.train.channels_last != "off")
         with torch.no_grad():
             shares, order = probabilities(trained.model(batch))[0].topk(min(top, len(trained.classes)))
         ranked = [(trained.classes[i], share) for i, share in zip(order.tolist(), shares.tolist(), strict=True)]

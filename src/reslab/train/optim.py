@@ -11,20 +11,26 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from reslab.train.lamb import Lamb
+from reslab.train.muon import Muon
+
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 LAYERS = (_ConvNd, nn.Linear, nn.Bilinear)
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, decay_norms: bool) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, *, weight_decay: float, decay_norms: bool, norm_lr: float = 1.0
+) -> list[dict[str, Any]]:
     """Every trainable parameter in exactly one group, by whether it decays and by its share of the learning rate.
 
     Who is special is told by the module that owns the parameter, never by names of the network or by shapes: a module
     may list own parameters in ``no_decay``, and shares of the rate in ``lr_scales``. Parameters of norms and biases of
-    layers are exempt from decay too, unless ``decay_norms``.
+    layers are exempt from decay too, unless ``decay_norms``, and learn at the share ``norm_lr`` of the rate.
     """
     never = {id(p) for module in model.modules() for p in own_parameters(module, getattr(module, "no_decay", ()))}
-    exempt = never if decay_norms else never | {id(p) for p in norms_and_biases(model)}
-    scales = {
+    norms = {id(p) for p in norms_and_biases(model)}
+    exempt = never if decay_norms else never | norms
+    scales = dict.fromkeys(norms, norm_lr) | {
         id(p): scale
         for module in model.modules()
         for name, scale in getattr(module, "lr_scales", {}).items()
@@ -70,8 +76,11 @@ def sgd(
     nesterov: bool = False,
     weight_decay: float = 1e-4,
     decay_norms: bool = True,
+    norm_lr: float = 1.0,
 ) -> torch.optim.SGD:
     """SGD with momentum; ``weight_decay`` is an L2 penalty of half its size times the squared weights.
+
+    One fused kernel does the step where torch has one for the device.
 
     Reference:
         He et al. 2015, arXiv:1512.03385, sec. 3.4: momentum 0.9, weight decay 1e-4 on all parameters.
@@ -79,8 +88,8 @@ def sgd(
     Deviates:
         Caffe, which the paper used, keeps the rate inside the momentum buffer; torch multiplies by it afterwards.
     """
-    groups = parameter_groups(model, weight_decay=weight_decay, decay_norms=decay_norms)
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+    groups = parameter_groups(model, weight_decay=weight_decay, decay_norms=decay_norms, norm_lr=norm_lr)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=can_fuse(model))
 
 
 def adamw(
@@ -90,14 +99,68 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 1e-2,
     decay_norms: bool = True,
+    norm_lr: float = 1.0,
 ) -> torch.optim.AdamW:
     """Adam with decoupled weight decay.
 
     Reference:
         Loshchilov and Hutter 2017, arXiv:1711.05101, Algorithm 2.
     """
-    groups = parameter_groups(model, weight_decay=weight_decay, decay_norms=decay_norms)
-    return torch.optim.AdamW(groups, lr=lr, betas=betas)
+    groups = parameter_groups(model, weight_decay=weight_decay, decay_norms=decay_norms, norm_lr=norm_lr)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=can_fuse(model))
+
+
+def lamb(
+    model: nn.Module, *, lr: float = 5e-3, weight_decay: float = 0.02, decay_norms: bool = False, norm_lr: float = 1.0
+) -> Lamb:
+    """Adam with a step as long as a share of each weight: see ``Lamb``."""
+    groups = parameter_groups(model, weight_decay=weight_decay, decay_norms=decay_norms, norm_lr=norm_lr)
+    return Lamb(groups, lr=lr)
+
+
+def muon(
+    model: nn.Module,
+    *,
+    lr: float = 0.05,
+    momentum: float = 0.6,
+    weight_decay: float = 0.0,
+    side_lr: float = 0.4,
+    decay_norms: bool = False,
+    norm_lr: float = 1.0,
+) -> Muon:
+    """Orthogonal steps for weights inside the network, SGD for its ends, norms and biases: see ``Muon``.
+
+    Args:
+        model: its first and last convolution or linear layer, in order of definition, are its ends.
+        lr: rate of the orthogonal steps.
+        momentum: of both.
+        weight_decay: of both.
+        side_lr: rate of SGD.
+        decay_norms: decay norms and biases too.
+        norm_lr: share of ``side_lr`` that norms and biases learn at.
+    """
+    inner = {id(layer.weight) for layer in inner_layers(model)}
+    found = []
+    for group in parameter_groups(model, weight_decay=weight_decay, decay_norms=decay_norms, norm_lr=norm_lr):
+        scale = group.get("lr_scale", 1.0)
+        for orthogonal in (True, False):
+            members = [p for p in group["params"] if (id(p) in inner) is orthogonal]
+            share = scale if orthogonal else scale * side_lr / lr
+            if members:
+                found.append({**group, "params": members, "orthogonal": orthogonal, "lr_scale": share})
+    return Muon(found, lr=lr, momentum=momentum)
+
+
+def inner_layers(model: nn.Module) -> list[_ConvNd | nn.Linear]:
+    """Convolutions and linear layers but the first and the last one."""
+    layers = [module for module in model.modules() if isinstance(module, (_ConvNd, nn.Linear))]
+    return layers[1:-1]
+
+
+def can_fuse(model: nn.Module) -> bool:
+    """Whether torch has a fused step for all of the model's parameters."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return all(p.device.type in ("cpu", "cuda", "mps") and p.is_floating_point() for p in parameters)
 
 
 def l1_penalty(model: nn.Module) -> Tensor:

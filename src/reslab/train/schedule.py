@@ -77,6 +77,35 @@ def one_cycle(
     return rate
 
 
+def triangle(lr: float, *, total_steps: int, rise_share: float = 0.2, final_lr: float = 0.0) -> Schedule:
+    """A straight line up to ``lr``, and a straight line down to ``final_lr`` at ``total_steps``.
+
+    Args:
+        lr: peak rate.
+        total_steps: length of the run.
+        rise_share: share of the steps until the peak.
+        final_lr: rate that the line down ends at.
+
+    Example:
+        >>> rate = triangle(1.0, total_steps=10, rise_share=0.2)
+        >>> [round(rate(step), 3) for step in (0, 1, 2, 6, 9)]
+        [0.5, 1.0, 1.0, 0.5, 0.125]
+
+    Reference:
+        Smith 2015, arXiv:1506.01186, sec. 3.2, a single cycle of the triangular policy.
+
+    Deviates:
+        The first step has the first rate above zero, since a step at rate zero would be lost.
+    """
+    peak_step = max(1.0, rise_share * total_steps)
+
+    def rate(step: int) -> float:
+        left = (total_steps - step) / (total_steps - peak_step)
+        return lr * (step + 1) / peak_step if step + 1 <= peak_step else final_lr + (lr - final_lr) * min(1.0, left)
+
+    return rate
+
+
 def _cosine_share(progress: float) -> float:
     """1 at progress 0, 0 at progress 1 and after."""
     return (1 + math.cos(math.pi * min(1.0, max(0.0, progress)))) / 2

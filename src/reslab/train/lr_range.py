@@ -1,0 +1,382 @@
+"""The learning-rate range test: a few steps at rates that rise by powers of ten, and what the loss says about them.
+
+Afterwards the network, its running statistics, the optimiser and the random numbers are as they were before.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain, count, islice, pairwise
+from statistics import fmean, median
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reslab.errors import RequestError
+from reslab.train.evaluate import Batches, Task, autocast, to_device
+from reslab.train.fit import FitOptions, split_batch
+from reslab.train.optim import l1_penalty
+from reslab.train.rates import set_rate
+from reslab.train.trial import untouched
+
+MIN_STEPS, FEW_STEPS, MANY_STEPS, FEW_EPOCHS = 10, 40, 100, 4
+DIVERGED = 4.0
+"""The test ends where the mean loss is so many times its lowest."""
+FALL_SHARE, FALL_NOISES = 0.02, 4.0
+"""What counts as a fall of the mean loss: this share of it, and so many of its own standard errors."""
+NORMAL_JUMP = 0.954
+"""Median distance of two normal readings, in standard deviations."""
+REACH = 2
+"""The slope at a step is that of a line through so many steps before and after it."""
+
+Ending = Literal["done", "diverged", "not finite"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Which rates are tried: from the lowest to the highest, each by the same factor above the one before.
+
+    Args:
+        lowest: rate of the first step.
+        highest: rate of the last step.
+        steps: how many; 0 for as many as four epochs have, but 40 at least and 100 at most.
+
+    Example:
+        >>> sweep = Sweep(lowest=0.001, highest=10.0, steps=5)
+        >>> [round(sweep.rate(step), 4) for step in range(5)]
+        [0.001, 0.01, 0.1, 1.0, 10.0]
+    """
+
+    lowest: float = 1e-6
+    highest: float = 10.0
+    steps: int = 0
+
+    def rate(self, step: int) -> float:
+        """Of a step, counted from 0."""
+        return self.lowest * math.exp(math.log(self.highest / self.lowest) * step / (self.steps - 1))
+
+    @property
+    def keep(self) -> float:
+        """The weight of a loss in the mean, relative to that of the next one: about a tenth of all steps count."""
+        return 1 - 1 / max(2.0, self.steps / 10)
+
+    def for_epochs_of(self, num_batches: int) -> Sweep:
+        """With the number of steps filled in."""
+        fitting = min(MANY_STEPS, max(FEW_STEPS, FEW_EPOCHS * num_batches))
+        return replace(self, steps=self.steps or fitting)
+
+    def check(self) -> None:
+        """Refuses what is no range."""
+        if not 0 < self.lowest < self.highest < math.inf:
+            raise RequestError(
+                f"A range test goes from a rate above 0 up to a higher one, got lowest {self.lowest:g} and highest"
+                f" {self.highest:g}. The defaults are 1e-6 and 10."
+            )
+        if self.steps and self.steps < MIN_STEPS:
+            raise RequestError(
+                f"A range test needs at least {MIN_STEPS} steps to tell a fall from noise, got {self.steps};"
+                f" {MANY_STEPS} are usual, and 0 leaves the number open."
+            )
+
+
+@dataclass(frozen=True)
+class RangeStep:
+    """One step of the test.
+
+    Args:
+        step: counts from 0.
+        lr: rate of this step.
+        loss: of its batch, before the weights move.
+        mean_lr: exponential average of the rates so far, over their logarithms, bias-corrected.
+        mean_loss: exponential average of the losses so far, with the same weights.
+    """
+
+    step: int
+    lr: float
+    loss: float
+    mean_lr: float
+    mean_loss: float
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What the test recommends.
+
+    Args:
+        lr: the suggested rate, where the mean loss falls fastest; None if there is nothing to suggest.
+        safer: a tenth of the rate at which the mean loss is lowest; None if it was not reached.
+        reason: in a sentence.
+    """
+
+    lr: float | None
+    safer: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class LrRange:
+    """What a range test found.
+
+    Args:
+        steps: all that were taken.
+        ending: ``done``, or why it ended early: the mean loss ``diverged`` or a loss was ``not finite``.
+        suggestion: which rate to use.
+    """
+
+    steps: tuple[RangeStep, ...]
+    ending: Ending
+    suggestion: Suggestion
+
+
+# ---- the test
+
+
+def lr_range_test(
+    model: nn.Module,
+    task: Task,
+    loader: Batches,
+    *,
+    optimizer: torch.optim.Optimizer,
+    sweep: Sweep = Sweep(),
+    options: FitOptions | None = None,
+    seen: Callable[[RangeStep], object] | None = None,
+) -> LrRange:
+    """Trains for a few steps at rising rates, puts everything back, and suggests a rate.
+
+    Args:
+        model: on its device.
+        task: gives the loss.
+        loader: of the training split; its epochs are gone through one after the other.
+        optimizer: over the model's parameters; each group gets its share (``lr_scale``) of the rate.
+        sweep: which rates.
+        options: device, precision, parts of a batch, clipping and L1 penalty are as in ``fit``; the rest has no say.
+            By default fp32 on the model's device.
+        seen: called after each step.
+
+    Raises:
+        RequestError: if the range is none.
+
+    Reference:
+        Smith 2015, arXiv:1506.01186, sec. 3.3.
+
+    Deviates:
+        Smith raises the rate linearly over several epochs and watches the validation accuracy. Here it rises
+        exponentially, since the right one may lie in any power of ten, and the training loss is watched, which needs
+        no second pass over the data; both as in fastai's ``lr_find``.
+    """
+    sweep.check()
+    sweep = sweep.for_epochs_of(len(loader))
+    options = options or FitOptions(steps=sweep.steps, device=next(model.parameters()).device)
+    scaler = torch.amp.GradScaler(options.device.type, enabled=options.amp == "fp16")
+    means, taken, ending = Means(sweep.keep), list[RangeStep](), None
+    with unchanged(model, optimizer):
+        if options.channels_last:
+            model.to(memory_format=torch.channels_last)
+        model.train()
+        for step, (images, labels) in enumerate(islice(endless(loader), sweep.steps)):
+            set_rate(optimizer, lr := sweep.rate(step))
+            loss = take_step(model, task, images, labels, optimizer=optimizer, options=options, scaler=scaler)
+            taken.append(RangeStep(step, lr, loss, *means.add(lr, loss)))
+            if seen is not None:
+                seen(taken[-1])
+            if ending := ending_of(taken):
+                break
+    return LrRange(tuple(taken), ending or "done", suggest(taken, sweep))
+
+
+def take_step(
+    model: nn.Module,
+    task: Task,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    optimizer: torch.optim.Optimizer,
+    options: FitOptions,
+    scaler: torch.amp.GradScaler,
+) -> float:
+    """One training step as ``fit`` takes it; returns the loss before it."""
+    images = to_device(images, options.device, channels_last=options.channels_last)
+    labels = labels.to(options.device, non_blocking=True)
+    optimizer.zero_grad(set_to_none=True)
+    loss = torch.zeros((), device=options.device)
+    for part, part_labels in split_batch(images, labels, options.accumulate):
+        with autocast(options.amp, options.device):
+            part_loss = task.loss(model(part), part_labels) * (len(part) / len(images))
+        scaler.scale(part_loss).backward()
+        loss += part_loss.detach()
+    if options.l1:
+        scaler.scale(options.l1 * l1_penalty(model)).backward()
+    scaler.unscale_(optimizer)
+    if options.clip_grad_norm is not None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, options.clip_grad_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    return loss.item()
+
+
+def endless(loader: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch after the other."""
+    return chain.from_iterable(loader.batches(epoch) for epoch in count())
+
+
+class Means:
+    """Bias-corrected exponential averages of rate and loss, of the same weights: the loss doesn't lag behind the rate.
+
+    Args:
+        keep: weight of a reading relative to the next one.
+
+    Example:
+        >>> means = Means(0.5)
+        >>> means.add(1.0, 3.0)
+        (1.0, 3.0)
+        >>> [round(mean, 3) for mean in means.add(0.1, 0.0)]  # the second one weighs twice as much
+        [0.215, 1.0]
+
+    Deviates:
+        fastai draws the averaged loss over the rate of its last step, which puts its steepest descent at a rate that is
+        too high by about half a power of ten with 100 steps from 1e-6 to 10.
+    """
+
+    def __init__(self, keep: float) -> None:
+        self.keep, self.weight, self.log_lr, self.loss = keep, 0.0, 0.0, 0.0
+
+    def add(self, lr: float, loss: float) -> tuple[float, float]:
+        """Both means, this reading included."""
+        self.weight = self.keep * self.weight + 1
+        self.log_lr = self.keep * self.log_lr + math.log(lr)
+        self.loss = self.keep * self.loss + loss
+        return math.exp(self.log_lr / self.weight), self.loss / self.weight
+
+
+def ending_of(taken: Sequence[RangeStep]) -> Ending | None:
+    """Why the test should end after these steps; None if it should go on."""
+    if not math.isfinite(taken[-1].loss):
+        return "not finite"
+    return "diverged" if taken[-1].mean_loss > DIVERGED * min(step.mean_loss for step in taken) else None
+
+
+# ---- what it says
+
+
+def suggest(taken: Sequence[RangeStep], sweep: Sweep) -> Suggestion:
+    """The rate at which the mean loss falls fastest, and a tenth of that at which it is lowest.
+
+    The first is suggested. By Smith's test a good rate lies between that at which the loss begins to fall and that at
+    which it rises again, and the steepest descent is between the two by construction, wherever the test happened to
+    end. The second depends on how far the fall went on past the best rate; it is a rule of thumb for when the first
+    proves unstable, as in deep networks without a warm-up.
+
+    Args:
+        taken: the steps of a test.
+        sweep: what was planned.
+
+    Reference:
+        Smith 2015, arXiv:1506.01186, sec. 3.3; fastai's ``lr_find``, where the two are called ``steep`` and
+        ``minimum``, and its default ``valley`` is the middle of the longest descent.
+    """
+    steps, is_cut = [step for step in taken if math.isfinite(step.mean_loss)], len(taken) < sweep.steps
+    settled = max(REACH, sweep.steps // 10)  # the means of the first steps are of too few
+    if len(steps) <= settled + REACH:
+        return Suggestion(None, None, "No suggestion: the loss grew from the first steps on. Lower --lowest.")
+    start = fmean(step.loss for step in steps[:settled])
+    bottom = min(range(settled, len(steps)), key=lambda index: steps[index].mean_loss)
+    if start - steps[bottom].mean_loss <= max(FALL_SHARE * abs(start), FALL_NOISES * noise_of(steps, sweep)):
+        return Suggestion(None, None, never_fell(start, steps[bottom].mean_loss, is_cut=is_cut))
+    slopes = {index: slope_at(steps, index) for index in range(settled, min(bottom + 1, len(steps) - REACH))}
+    steepest = min(slopes, key=lambda index: slopes[index])
+    if not is_cut and steepest == len(steps) - REACH - 1:
+        end = f"the loss still fell fastest at the highest rate, {taken[-1].lr:.2g}. Raise --highest."
+        return Suggestion(None, None, f"No suggestion: {end}")
+    lr = steps[steepest].mean_lr
+    safer = steps[bottom].mean_lr / 10 if bottom < len(steps) - 1 else None
+    return Suggestion(lr, safer, why(lr, safer))
+
+
+def noise_of(steps: Sequence[RangeStep], sweep: Sweep) -> float:
+    """Standard error of the mean loss, from how much the losses jump from one step to the next.
+
+    The middle jump is taken: a loss that explodes at the end says nothing about the noise before.
+    """
+    jumps = [abs(second.loss - first.loss) for first, second in pairwise(steps)]
+    of_one_loss = median(jumps) / NORMAL_JUMP
+    return of_one_loss * math.sqrt((1 - sweep.keep) / (1 + sweep.keep))
+
+
+def never_fell(start: float, lowest: float, *, is_cut: bool) -> str:
+    """Why there is no suggestion."""
+    advice = (
+        "If even the lowest rate is too high, lower --lowest; otherwise the network doesn't learn from this data."
+        if is_cut
+        else "Raise --highest or --steps; if that changes nothing, the network doesn't learn from this data."
+    )
+    return f"No suggestion: the loss never fell (it began at {start:.3g}, its lowest mean is {lowest:.3g}). {advice}"
+
+
+def why(lr: float, safer: float | None) -> str:
+    """The suggestion in words."""
+    words = f"Learning rate {lr:.2g}, where the loss falls fastest"
+    if safer is None:
+        return f"{words}; its lowest point was not reached: with a higher --highest the test would say more."
+    if safer >= lr:
+        return f"{words}; it goes on falling up to {10 * safer:.2g}."
+    return f"{words}; if that proves unstable, {safer:.2g}, a tenth of the rate at its lowest point."
+
+
+def slope_at(steps: Sequence[RangeStep], index: int) -> float:
+    """Mean loss against the logarithm of the mean rate: slope of the line of least squares about a step."""
+    near = steps[max(0, index - REACH) : index + REACH + 1]
+    places, losses = [math.log(step.mean_lr) for step in near], [step.mean_loss for step in near]
+    middle, level = fmean(places), fmean(losses)
+    rise = sum((place - middle) * (loss - level) for place, loss in zip(places, losses, strict=True))
+    return rise / sum((place - middle) ** 2 for place in places)
+
+
+# ---- leaving no trace
+
+
+@contextmanager
+def unchanged(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Whatever is done to model, optimiser and random numbers inside is undone, bit by bit, even after an error.
+
+    The originals are laid aside, and copies are worked on: parameters, buffers (persistent or not), gradients, modes of
+    the modules, the optimiser's state and its groups.
+    """
+    own = list(chain(model.parameters(), model.buffers()))
+    values, gradients = [tensor.data for tensor in own], [tensor.grad for tensor in own]
+    modules = [(module, module.training, dict(module._buffers)) for module in model.modules()]
+    state, groups = optimizer.state, [dict(group) for group in optimizer.param_groups]
+    randomness = random.getstate(), np.random.get_state()
+    optimizer.state = defaultdict(dict, {key: copy_of(value) for key, value in state.items()})
+    for tensor, value in zip(own, values, strict=True):
+        tensor.data, tensor.grad = value.clone(), None
+    try:
+        with untouched(own[0].device):
+            yield
+    finally:
+        for tensor, value, gradient in zip(own, values, gradients, strict=True):
+            tensor.data, tensor.grad = value, gradient
+        for module, training, buffers in modules:
+            module.training = training
+            module._buffers.update(buffers)
+        optimizer.state = state
+        for group, before in zip(optimizer.param_groups, groups, strict=True):
+            group.clear()
+            group.update(before)
+        random.setstate(randomness[0])
+        np.random.set_state(randomness[1])
+
+
+def copy_of(value: Any) -> Any:
+    """A copy of an optimiser's state of one parameter."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    return {key: copy_of(item) for key, item in value.items()} if isinstance(value, dict) else copy.deepcopy(value)

@@ -1,0 +1,101 @@
+"""Muon: momentum whose step is made orthogonal, so that every direction of a weight matrix learns at the same pace."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reslab.train.skipping import SkippingOptimizer
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, by K. Jordan: steepest at 0, bounded near 1
+NUM_ITERATIONS = 5
+
+
+class Muon(SkippingOptimizer):
+    """Orthogonalised momentum for the convolutions and linear layers inside a network, Nesterov's SGD for the rest.
+
+    A group with ``"orthogonal": True`` holds weights of two axes or more; a convolution counts as the matrix (out, in *
+    height * width). Their momentum is replaced by the nearest matrix with singular values near 1, times
+    sqrt(max(1, rows / columns)). Other groups get the momentum itself.
+
+    Args:
+        params: groups.
+        lr: rate.
+        momentum: of both kinds.
+        weight_decay: times the rate and the weight is taken off, beside the step (decoupled), in orthogonal groups;
+            added to the gradient (L2) in the others.
+
+    Reference:
+        Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: the iteration, its coefficients and the scale.
+
+    Deviates:
+        The iteration runs in float32 on the CPU, where bfloat16 is no faster for such small matrices.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], *, lr: float = 0.05, momentum: float = 0.6, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "orthogonal": False})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step for every parameter that has a gradient."""
+        assert closure is None, "fit computes the gradient itself"
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if group["orthogonal"]:
+                self._orthogonal_steps(parameters, group)
+            else:
+                for parameter in parameters:
+                    gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
+                    self.apply(parameter, self._momentum(parameter, gradient, group), lr=group["lr"])
+
+    def _orthogonal_steps(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Matrices of one shape go through the iteration together."""
+        by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+        for parameter in parameters:
+            by_shape[parameter.flatten(1).shape].append(parameter)  # (O, I, H, W) -> (O, I*H*W)
+        for members in by_shape.values():
+            steps = torch.stack([self._momentum(p, grad_of(p), group).flatten(1) for p in members])
+            for parameter, step in zip(members, orthogonalise(steps), strict=True):
+                step = step.view_as(parameter).add(parameter, alpha=group["weight_decay"])
+                self.apply(parameter, step, lr=group["lr"])
+
+    def _momentum(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        """Nesterov's: the gradient plus momentum times the running sum that includes it."""
+        state = self.state[parameter]
+        if not state:
+            state["sum"] = torch.zeros_like(parameter)
+        state["sum"].mul_(group["momentum"]).add_(gradient)
+        return gradient.add(state["sum"], alpha=group["momentum"])
+
+
+def grad_of(parameter: Tensor) -> Tensor:
+    """Its gradient, which is there."""
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Each matrix with its singular values brought near 1, times sqrt(max(1, rows / columns)).
+
+    Shape:
+        (B, rows, columns) -> the same
+
+    Five steps of X <- aX + b(XX')X + c(XX')(XX')X, from X of norm 1. Singular values end between 0.7 and 1.2 or so;
+    tiny ones (below about 0.001 of the norm) stay smaller.
+    """
+    a, b, c = COEFFICIENTS
+    rows, columns = matrices.shape[-2:]
+    wide = matrices if rows <= columns else matrices.mT
+    wide = wide.bfloat16() if matrices.is_cuda else wide
+    wide = wide / wide.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1)
+    for _ in range(NUM_ITERATIONS):
+        gram = wide @ wide.mT
+        wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    found: Tensor = (wide if rows <= columns else wide.mT).to(matrices.dtype)
+    return found.mul(max(1.0, rows / columns) ** 0.5)

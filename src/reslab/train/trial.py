@@ -1,0 +1,258 @@
+"""A short trial before a long run: which precision, memory format, thread count and compilation are fastest here.
+
+What is fastest differs from machine to machine by more than a factor of two, and nothing but the clock knows. The
+trial runs a copy of the network on random images, leaves no trace in the network or in the random numbers, and takes a
+few seconds; runs that are over in a minute are not worth one.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from reslab.errors import RequestError
+from reslab.train.evaluate import AmpKind, autocast, to_device
+
+AutoAmp = Literal["auto", "none", "bf16", "fp16"]
+Switch = Literal["auto", "on", "off"]
+
+SHORT_RUN_S = 60.0
+"""Expected length below which nothing is tried."""
+COMPILE_RUN_S = 600.0
+"""Expected length from which torch.compile is tried: compiling takes up to a minute and has to be earned back."""
+LOOK_S = 0.5
+"""Seconds that one way of running is measured for, at least."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What was asked for; ``auto`` and 0 leave the choice to the trial.
+
+    Args:
+        amp: mixed precision.
+        channels_last: memory format.
+        compile: torch.compile.
+        threads: of the CPU.
+    """
+
+    amp: AutoAmp = "auto"
+    channels_last: Switch = "auto"
+    compile: Switch = "auto"
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of running a network.
+
+    Args:
+        amp: mixed precision.
+        channels_last: memory format N, H, W, C.
+        compile: through torch.compile.
+        threads: of the CPU.
+    """
+
+    amp: AmpKind = "none"
+    channels_last: bool = True
+    compile: bool = False
+    threads: int = 1
+
+    def words(self) -> str:
+        """For people."""
+        precision = "fp32" if self.amp == "none" else self.amp
+        layout = "channels_last" if self.channels_last else "contiguous"
+        parts = [precision, layout, f"{self.threads} thread{'s' if self.threads > 1 else ''}"]
+        return ", ".join([*parts, "compiled"] if self.compile else parts)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was chosen, and why.
+
+    Args:
+        way: how the network is going to run.
+        images_per_s: of the network alone, forward, backward, without data and optimiser; None if it wasn't measured.
+        reason: one line.
+    """
+
+    way: Way
+    images_per_s: float | None
+    reason: str
+
+
+def choose_speed(
+    model: nn.Module,
+    loss_of: Callable[[Tensor], Tensor],
+    images: Tensor,
+    *,
+    wishes: Wishes,
+    num_images: int,
+) -> Speed:
+    """Chooses what was left open, by measuring if the run is long enough.
+
+    Args:
+        model: on its device; a copy of it is run.
+        loss_of: outputs for ``images`` to a scalar.
+        images: one random batch of the run's size and shape, on the model's device.
+        wishes: what is fixed already.
+        num_images: images of the whole run, counted as often as they are seen.
+
+    Raises:
+        RequestError: if a precision was asked for that the device doesn't have.
+    """
+    device = images.device
+    check_amp(wishes.amp, device)
+    first = first_way(wishes, device)
+    if not is_open(wishes):
+        return Speed(first, None, f"{first.words()}: as asked")
+    trial = Trial(model, loss_of, images, num_images=num_images)
+    with untouched(device):
+        started = time.perf_counter()
+        slow_s = trial.run_s(first)
+        if slow_s < SHORT_RUN_S:
+            return Speed(first, trial.found[first], f"{first.words()}: about {slow_s:.0f} s are too few for a trial")
+        best = fastest_way(trial, first, wishes, device)
+        best, remark = with_compile(trial, best, wishes)
+        took = time.perf_counter() - started
+    ratio = trial.found[best] / trial.found[first]
+    gain = f"{ratio:.2f}x {first.words()}" if best != first else "nothing tried was faster"
+    return Speed(best, trial.found[best], f"{best.words()}: {gain}, in a trial of {took:.0f} s{remark}")
+
+
+def is_open(wishes: Wishes) -> bool:
+    """Whether anything is left to choose."""
+    return "auto" in (wishes.amp, wishes.channels_last, wishes.compile) or not wishes.threads
+
+
+def first_way(wishes: Wishes, device: torch.device) -> Way:
+    """The plain way, as far as it is left open: fp32, channels last, all threads, not compiled."""
+    return Way(
+        amp="none" if wishes.amp == "auto" else wishes.amp,
+        channels_last=wishes.channels_last != "off",
+        compile=wishes.compile == "on",
+        threads=wishes.threads or torch.get_num_threads(),
+    )
+
+
+def fastest_way(trial: Trial, first: Way, wishes: Wishes, device: torch.device) -> Way:
+    """One choice after the other: precision, memory format, threads."""
+    best = first
+    candidates: list[Callable[[Way], Way]] = []
+    if wishes.amp == "auto" and has_bf16(device):
+        candidates.append(lambda way: replace(way, amp="bf16"))
+    if wishes.channels_last == "auto":
+        candidates.append(lambda way: replace(way, channels_last=not way.channels_last))
+    if not wishes.threads and device.type == "cpu" and best.threads > 1:
+        candidates.append(lambda way: replace(way, threads=way.threads // 2))
+    for change in candidates:
+        other = change(best)
+        best = other if trial.images_per_s(other) > trial.images_per_s(best) else best
+    return best
+
+
+def with_compile(trial: Trial, best: Way, wishes: Wishes) -> tuple[Way, str]:
+    """Compiled, if that was left open, the run is long, and the gain pays for the compilation; and what to say."""
+    if wishes.compile != "auto" or trial.num_images / trial.images_per_s(best) < COMPILE_RUN_S:
+        return best, "; not compiled: the run is too short to pay for it" if wishes.compile == "auto" else ""
+    compiled = replace(best, compile=True)
+    try:
+        saves_s = trial.run_s(best) - trial.run_s(compiled)
+    except Exception as error:  # the compiler can fail in any way, and the run doesn't need it
+        return best, f"; not compiled: {type(error).__name__}"
+    cost_s = trial.start_s[compiled]
+    if saves_s > cost_s:
+        return compiled, f"; compiling costs {cost_s:.0f} s and saves about {saves_s:.0f} s"
+    return best, f"; not compiled: it would cost {cost_s:.0f} s and save {max(0.0, saves_s):.0f} s"
+
+
+class Trial:
+    """Measures ways of running one network, each once.
+
+    Args:
+        model: a copy of it is run.
+        loss_of: outputs to a scalar.
+        images: one batch.
+        num_images: of the whole run.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss_of: Callable[[Tensor], Tensor], images: Tensor, *, num_images: int
+    ) -> None:
+        self.model, self.loss_of, self.images, self.num_images = model, loss_of, images, num_images
+        self.found: dict[Way, float] = {}
+        self.start_s: dict[Way, float] = {}
+
+    def run_s(self, way: Way) -> float:
+        """Expected length of the whole run, in seconds."""
+        return self.num_images / self.images_per_s(way)
+
+    def images_per_s(self, way: Way) -> float:
+        """Images per second of forward and backward."""
+        if way not in self.found:
+            started = time.perf_counter()
+            step = self._step(way)
+            step()
+            self.start_s[way] = time.perf_counter() - started
+            self.found[way] = self._measure(step)
+        return self.found[way]
+
+    def _step(self, way: Way) -> Callable[[], None]:
+        """One training step without the optimiser, on a copy of the network."""
+        torch.set_num_threads(way.threads)
+        layout = torch.channels_last if way.channels_last else torch.contiguous_format
+        model = copy.deepcopy(self.model).to(memory_format=layout).train()
+        images = to_device(self.images, self.images.device, channels_last=way.channels_last)
+        forward = torch.compile(model) if way.compile else model
+
+        def step() -> None:
+            model.zero_grad(set_to_none=True)
+            with autocast(way.amp, images.device):
+                loss = self.loss_of(forward(images))
+            loss.backward()
+            if images.is_cuda:
+                torch.cuda.synchronize(images.device)
+
+        return step
+
+    def _measure(self, step: Callable[[], None]) -> float:
+        step()
+        times: list[float] = []
+        while sum(times) < LOOK_S or len(times) < 2:
+            started = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - started)
+        return len(self.images) / min(times)
+
+
+@contextmanager
+def untouched(device: torch.device) -> Iterator[None]:
+    """Puts random numbers and thread count back as they were."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def check_amp(amp: AutoAmp, device: torch.device) -> None:
+    """Refuses fp16 where the device computes in it only by conversion, or not at all."""
+    if amp == "fp16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        other = "--amp bf16" if has_bf16(device) else "--amp none"
+        raise RequestError(f"This CPU can't compute in fp16 (it needs AVX512-FP16 or ARM's FP16). Use {other}.")
+    if amp == "bf16" and device.type == "cuda" and not has_bf16(device):
+        raise RequestError(f"{torch.cuda.get_device_name(device)} can't compute in bf16. Use --amp fp16.")
