@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from reslab.cli.config_flags import flags_type, spell_out
 from reslab.cli.main import COMMANDS
-from reslab.cli.train import flags_type, spell_out
+from reslab.cli.train import OWN
 from reslab.config import RunConfig, load_config
 from reslab.records import RunFolder
 
@@ -51,9 +52,9 @@ def test_the_flags_of_train_are_frozen(reslab):
     found = {flag for flag in found if not flag.startswith("--no-")}
     mentioned = {flag for flag in found if flag not in TRAIN_FLAGS.split()}
     assert not mentioned
-    assert {"--" + name.replace("_", "-") for name in flags_type(RunConfig()).__dataclass_fields__} == set(
-        TRAIN_FLAGS.split()
-    )
+    assert {
+        "--" + name.replace("_", "-") for name in flags_type(RunConfig(), OWN, about="").__dataclass_fields__
+    } == set(TRAIN_FLAGS.split())
     assert found == set(TRAIN_FLAGS.split())
 
 

@@ -9,7 +9,8 @@ import torch
 
 from reslab.data.augment.options import Augmentation
 from reslab.data.augment.pipeline import BatchAugment
-from reslab.data.loader import DecodingDataset, MemoryLoader, Order, StreamLoader, derive_seed, make_loader
+from reslab.data.decoding import DecodedSplit, derive_seed
+from reslab.data.loader import MemoryLoader, Order, StreamLoader, make_loader
 from reslab.data.prepare import fit_for_prediction, prepare
 from reslab.data.sources import find_source
 from reslab.data.splits import ArraySplit, EncodedSplit
@@ -40,7 +41,7 @@ def make(request, encoded_split):
 
 def how(*, augment="none", batch_size=5, **options) -> tuple[BatchAugment, Order]:
     """Augmentation and order, by words."""
-    return BatchAugment(PREPROCESS, Augmentation(augment)), Order(NUM_SAMPLES, batch_size, **options)
+    return BatchAugment(PREPROCESS, Augmentation(augment), num_classes=10), Order(NUM_SAMPLES, batch_size, **options)
 
 
 def stream(split, augment, order) -> StreamLoader:
@@ -129,7 +130,7 @@ def test_workers_change_nothing(encoded_split, augment):
 
 
 def test_the_dataset_can_be_sent_to_a_spawned_worker(encoded_split):
-    dataset = DecodingDataset(encoded_split, PREPROCESS, Augmentation("resized_crop_flip"), seed=0)
+    dataset = DecodedSplit(encoded_split, PREPROCESS, Augmentation("resized_crop_flip"), seed=0)
     sent = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(sent[0, 3][0], dataset[0, 3][0])
 

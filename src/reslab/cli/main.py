@@ -13,6 +13,8 @@ from reslab.errors import RequestError, WorkFailed, unknown
 COMMANDS = {
     "demo": "the main job on embedded data, offline, in about two minutes",
     "train": "train a network on your data; leaves a run's folder behind",
+    "lr-find": "suggest a learning rate by a range test, with its chart",
+    "batch-find": "the largest batch that fits into memory",
     "evaluate": "error, loss and confusion of a run's network",
     "predict": "classify images, or folders of them, with a run's network",
     "report": "one HTML page about one run or several, side by side",

@@ -106,6 +106,7 @@ def data(config: DataConfig, source: Source, *, seed: int, preprocess: Preproces
         augment=partial(augmentation, config),
         eval_size=config.eval_size or None,
         preprocess=preprocess,
+        cache_mib=config.cache_mib,
     )
 
 

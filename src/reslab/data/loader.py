@@ -5,24 +5,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
-from reslab.data.augment.options import Augmentation, check_augmentation
-from reslab.data.augment.photos import after_crop
-from reslab.data.augment.pipeline import BatchAugment, finish_batch, mean_level
-from reslab.data.jpeg import CropRule, decode_crop, decode_fit, draw_resized_crop
+from reslab.data.augment.pipeline import BatchAugment, finish_batch
+from reslab.data.decoding import DecodedSplit, derive_seed
 from reslab.data.splits import ArraySplit, EncodedSplit, Split
-from reslab.data.transforms import Preprocess, to_tensor
+from reslab.data.thumbnails import Thumbnails
+from reslab.data.workers import Watched, batches_of, to_device_uint8, watched_loader
 from reslab.errors import RequestError
 
 Batch = tuple[Tensor, Tensor]
@@ -41,17 +35,6 @@ class Loader(Protocol):
     def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[Batch]:
         """Images float32 (N, C, H, W) and labels int64 (N,) of one epoch, from batch ``start`` on."""
         ...
-
-
-def derive_seed(*parts: int) -> int:
-    """A seed for one purpose out of the run's seed: the same on every machine, unrelated for different parts.
-
-    Example:
-        >>> derive_seed(0, 1) == derive_seed(0, 1), derive_seed(0, 1) == derive_seed(1, 0)
-        (True, False)
-    """
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 @dataclass(frozen=True)
@@ -144,62 +127,6 @@ class MemoryLoader:
                 yield share
 
 
-class DecodingDataset(Dataset[Batch]):
-    """Decodes and crops one image; its key is (epoch, index), its randomness follows from seed and key.
-
-    Args:
-        split: encoded images.
-        preprocess: geometry.
-        augmentation: what happens to a single image of it; the rest happens to batches.
-        seed: of the randomness.
-    """
-
-    def __init__(self, split: EncodedSplit, preprocess: Preprocess, augmentation: Augmentation, *, seed: int) -> None:
-        check_augmentation(augmentation, in_memory=False)
-        self.split, self.seed = split, seed
-        self.decode, self.after = decoding(preprocess, augmentation), after_crop(augmentation)
-
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        epoch, index = key
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(derive_seed(self.seed, epoch, index))
-            return self.after(self.decode(self.split, index)), self.split.labels[index]
-
-
-Decode = Callable[[EncodedSplit, int], Tensor]
-Size = tuple[int, int]
-
-
-def decoding(preprocess: Preprocess, augmentation: Augmentation) -> Decode:
-    """From a split and an index to uint8 (C, height, width), cropped; a function that can be sent to a worker."""
-    size = (preprocess.height, preprocess.width)
-    if augmentation.geometry == "resized_crop_flip":
-        rule = partial(draw_resized_crop, scale=(augmentation.min_crop_area, 1.0))
-        return partial(_decode_crop, rule=rule, size=size)
-    fit = partial(_decode_fit, preprocess=preprocess, size=size)
-    if augmentation.geometry == "none":
-        return fit
-    shift = v2.RandomCrop(size, padding=max(1, preprocess.width // 8), fill=mean_level(preprocess))
-    return partial(_decode_and_shift, fit=fit, shift=shift)
-
-
-# Functions of the module, so that workers can be sent them where processes are spawned and not forked.
-def _decode_crop(split: EncodedSplit, index: int, *, rule: CropRule, size: Size) -> Tensor:
-    return decode_crop(split.items[index], rule, size=size, channels=split.channels, name=split.names[index])
-
-
-def _decode_fit(split: EncodedSplit, index: int, *, preprocess: Preprocess, size: Size) -> Tensor:
-    if preprocess.resize is None:
-        return to_tensor(split.open(index))
-    return decode_fit(
-        split.items[index], preprocess.resize, size=size, channels=split.channels, name=split.names[index]
-    )
-
-
-def _decode_and_shift(split: EncodedSplit, index: int, *, fit: Decode, shift: Callable[[Tensor], Tensor]) -> Tensor:
-    return shift(fit(split, index))
-
-
 class KeySampler:
     """Batches of (epoch, index) keys; the epoch travels with the key, so that workers can stay alive between epochs."""
 
@@ -215,15 +142,10 @@ class KeySampler:
                 yield [(self.epoch, i) for i in share]
 
 
-def leave_interrupts_to_the_main_process(worker: int) -> None:
-    """Ctrl-C goes to every process of a terminal; a worker that died of it would fail the ending run."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 class StreamLoader:
     """Batches of images that worker processes decode and crop while the network trains.
 
-    What can be done to whole batches (normalising, erasing, mixing) is done here and on the device.
+    They travel as bytes; what can be done to whole batches (normalising, erasing, mixing) is done on the device.
 
     Args:
         split: encoded images.
@@ -231,6 +153,7 @@ class StreamLoader:
         order: of the images.
         workers: processes that decode; 0 decodes in this one.
         device: where the batches end; by default the CPU.
+        thumbnails: of the same split, to crop from instead of the photographs.
     """
 
     def __init__(
@@ -241,47 +164,47 @@ class StreamLoader:
         *,
         workers: int = 2,
         device: torch.device | None = None,
+        thumbnails: Thumbnails | None = None,
     ) -> None:
-        self.augment, self.order, self.device = augment, order, device
+        self.augment, self.order, self.device = augment, order, device or torch.device("cpu")
         self.batch_size, self.num_samples = order.batch_size, len(split)
         self.sampler = KeySampler(order)
-        self.loader: DataLoader[Batch] = DataLoader(
-            DecodingDataset(split, augment.preprocess, augment.augmentation, seed=order.seed),
-            batch_sampler=self.sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=leave_interrupts_to_the_main_process,
-            # for the workers' seeds; without it torch's global generator is drawn from
-            generator=torch.Generator().manual_seed(order.seed),
-        )
+        decoded = DecodedSplit(split, augment.preprocess, augment.augmentation, seed=order.seed, thumbnails=thumbnails)
+        self.loader = watched_loader(Watched(decoded, split.names, workers=workers), self.sampler, seed=order.seed)
 
     def __len__(self) -> int:
         return len(self.order)
 
     def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch."""
+        """Batches of one epoch.
+
+        Raises:
+            RequestError: for an image that can't be used.
+            WorkFailed: if a worker dies.
+        """
         self.sampler.epoch, self.sampler.start = epoch, start
-        try:
-            for index, (images, labels) in enumerate(self.loader, start):
-                if self.device:
-                    images, labels = (t.to(self.device, non_blocking=True) for t in (images, labels))
-                yield finish_batch(
-                    images,
-                    labels,
-                    preprocess=self.augment.preprocess,
-                    augmentation=self.augment.augmentation,
-                    num_classes=self.augment.num_classes,
-                    generator=self.order.generator(epoch, index, self.order.rank),
-                )
-        except RequestError as error:  # a worker's comes wrapped in its traceback
-            raise RequestError(str(error).rpartition(f"{RequestError.__name__}: ")[2].strip()) from None
+        for index, batch in enumerate(batches_of(self.loader), start):
+            images, labels = to_device_uint8(batch, self.device)
+            yield finish_batch(
+                images,
+                labels,
+                preprocess=self.augment.preprocess,
+                augmentation=self.augment.augmentation,
+                num_classes=self.augment.num_classes,
+                generator=self.order.generator(epoch, index, self.order.rank),
+            )
 
 
 def make_loader(
-    split: Split, augment: BatchAugment, order: Order, *, workers: int = 0, device: torch.device | None = None
+    split: Split,
+    augment: BatchAugment,
+    order: Order,
+    *,
+    workers: int = 0,
+    device: torch.device | None = None,
+    thumbnails: Thumbnails | None = None,
 ) -> MemoryLoader | StreamLoader:
     """The loader for a split: out of memory if it is there, by worker processes otherwise."""
     if isinstance(split, ArraySplit):
         return MemoryLoader(split, augment, order, device=device)
-    return StreamLoader(split, augment, order, workers=workers, device=device)
+    return StreamLoader(split, augment, order, workers=workers, device=device, thumbnails=thumbnails)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,13 @@ from PIL import Image
 
 from reslab.data.augment.options import Augmentation, Geometry, check_augmentation
 from reslab.data.augment.pipeline import BatchAugment
+from reslab.data.decoding import derive_seed
 from reslab.data.images import open_image
 from reslab.data.jpeg import decode_fit
-from reslab.data.loader import MemoryLoader, Order, StreamLoader, derive_seed, make_loader
+from reslab.data.loader import MemoryLoader, Order, StreamLoader, make_loader
 from reslab.data.sources import Source
 from reslab.data.splits import ArraySplit, EncodedSplit, Split, stratified_split
+from reslab.data.thumbnails import Thumbnails, open_thumbnails
 from reslab.data.transforms import Preprocess, channel_statistics, to_tensor
 from reslab.errors import RequestError
 
@@ -60,6 +64,7 @@ class Data:
         preprocess: what every image goes through.
         augmentation: what training images go through besides.
         eval_preprocess: what validation and test images go through, where that is another size.
+        thumbnails: of the training photographs, to crop from while training.
     """
 
     source: Source
@@ -69,6 +74,7 @@ class Data:
     preprocess: Preprocess
     augmentation: Augmentation
     eval_preprocess: Preprocess | None = None
+    thumbnails: Thumbnails | None = None
 
     def loader(
         self,
@@ -90,7 +96,8 @@ class Data:
         )
         size = min(batch_size, len(split))
         order = Order(len(split), size, training=training, seed=order_seed, rank=place.rank, world=place.world)
-        return make_loader(split, augment, order, workers=workers, device=place.device)
+        thumbnails = self.thumbnails if training and split is self.train else None
+        return make_loader(split, augment, order, workers=workers, device=place.device, thumbnails=thumbnails)
 
     def describe(self) -> dict[str, Any]:
         """For run.json."""
@@ -106,6 +113,7 @@ class Data:
             "preprocess": self.preprocess.to_dict(),
             "augment": self.augmentation.geometry,
             "augmentation": {key: v for key, v in asdict(self.augmentation).items() if v != PLAIN[key]},
+            "thumbnails": None if self.thumbnails is None else self.thumbnails.describe(),
             "eval_preprocess": None if self.eval_preprocess is None else self.eval_preprocess.to_dict(),
         }
 
@@ -119,6 +127,8 @@ def prepare(
     augment: Callable[[Geometry], Augmentation] = Augmentation,
     eval_size: int | None = None,
     preprocess: Preprocess | None = None,
+    cache_mib: int = 0,
+    cache: Path | None = None,
 ) -> Data:
     """Draws the validation split, decodes what is small, and computes mean and deviation from the training part.
 
@@ -131,6 +141,8 @@ def prepare(
         augment: from the geometry that suits the source to the whole augmentation; by default nothing but that.
         eval_size: side of photographs in validation and test; by default the training size.
         preprocess: a recorded one to use again, instead of computing it.
+        cache_mib: keep thumbnails of the training photographs, up to so many MiB; 0 for none.
+        cache: folder of the thumbnails; by default ``thumbnails_folder()``.
 
     Raises:
         RequestError: for an impossible split or size, and for an image that can't be read, by name.
@@ -155,8 +167,34 @@ def prepare(
         scan(split)
     preprocess = preprocess or compute_preprocess(train, image_size=image_size, seed=seed)
     return Data(
-        source, train, val, splits.get("test"), preprocess, augmentation, evaluation_size(preprocess, train, eval_size)
+        source,
+        train,
+        val,
+        splits.get("test"),
+        preprocess,
+        augmentation,
+        evaluation_size(preprocess, train, eval_size),
+        keep_thumbnails(train, preprocess, augmentation, limit_mib=cache_mib, folder=cache) if cache_mib else None,
     )
+
+
+def keep_thumbnails(
+    train: Split, preprocess: Preprocess, augmentation: Augmentation, *, limit_mib: int, folder: Path | None
+) -> Thumbnails:
+    """Thumbnails of the training photographs, as large as evaluation resizes them."""
+    if isinstance(train, ArraySplit):
+        raise RequestError("cache_mib is for photographs; these small images are kept in memory anyway. Leave it out.")
+    if augmentation.geometry != "resized_crop_flip" or preprocess.resize is None:
+        raise RequestError(
+            f"cache_mib is for random crops of photographs (augment resized_crop_flip), not {augmentation.geometry}."
+            " Leave one of the two out."
+        )
+    return open_thumbnails(train, folder or thumbnails_folder(), side=preprocess.resize, limit_mib=limit_mib)
+
+
+def thumbnails_folder() -> Path:
+    """Where thumbnails are kept: in the user's cache, ``$XDG_CACHE_HOME/reslab`` or ``~/.cache/reslab``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reslab"
 
 
 def evaluation_size(preprocess: Preprocess, train: Split, side: int | None) -> Preprocess | None:

@@ -50,13 +50,13 @@ class SyncedBatchNorm(_BatchNorm):
             plain: Tensor = super().forward(input)
             return plain
         axes = [0, *range(2, input.ndim)]  # all but channels
-        values = input.float()
-        moments = torch.stack([values.mean(axes), values.square().mean(axes)])  # (2, C)
-        mean, square = (Added.apply(moments) / dist.get_world_size()).unbind()
-        variance = (square - mean**2).clamp(min=0)
+        shape = (1, -1, *[1] * (input.ndim - 2))  # (C,) -> (1, C, 1, ...)
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
+        mean = Added.apply(values.mean(axes)) / dist.get_world_size()
+        # from the mean of all, in a second round: the mean of squares less the squared mean would cancel
+        variance = Added.apply((values - mean.view(shape)).square().mean(axes)) / dist.get_world_size()
         if self.track_running_stats:
             self._track(mean.detach(), variance.detach(), count=input.numel() // input.shape[1])
-        shape = (1, -1, *[1] * (input.ndim - 2))  # (C,) -> (1, C, 1, ...)
         scale = (variance + self.eps).rsqrt()
         scale = scale if self.weight is None else scale * self.weight
         shift = -mean * scale if self.bias is None else self.bias - mean * scale
@@ -71,8 +71,9 @@ class SyncedBatchNorm(_BatchNorm):
         self.num_batches_tracked.add_(1)
         momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
         total = count * dist.get_world_size()
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(variance * total / max(1, total - 1), momentum)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        variance = variance * total / max(1, total - 1)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
 
 
 def sync_norms(model: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from reslab.config import RunConfig, build
-from reslab.data.loader import decoding
+from reslab.data.decoding import decoding
 from reslab.data.prepare import Data
 from reslab.data.splits import EncodedSplit
 from reslab.tasks.classify import Classify
@@ -83,7 +83,7 @@ def choose_workers(wish: int, data: Data, *, images_per_s: float | None) -> tupl
 
 def decoding_s(data: Data, split: EncodedSplit) -> float:
     """Seconds that one process takes to decode and crop an image."""
-    decode = decoding(data.preprocess, data.augmentation)
+    decode = decoding(data.preprocess, data.augmentation, thumbnails=data.thumbnails)
     with torch.random.fork_rng(devices=()):
         decode(split, 0)
         started = time.perf_counter()

@@ -6,35 +6,22 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from reslab.config import ModelConfig, RecipeConfig, RunConfig, build, leaves, load_config, override
-from reslab.data.loader import Loader
-from reslab.data.prepare import Data, Place, check_classes, shorter_side
-from reslab.data.sources import Source
-from reslab.data.transforms import Preprocess
+from reslab.config import ModelConfig, RunConfig, build, leaves, load_config, override
+from reslab.data.prepare import Data, Place, check_classes
 from reslab.errors import RequestError
-from reslab.layers.synced_norm import sync_norms
 from reslab.models.resnet import ResNet
-from reslab.models.structure import read_structure
 from reslab.models.weights import save_weights
 from reslab.probe.gradients import BlockGradients, readings
 from reslab.records import Errors, RunFolder, RunRecord, encode, write_atomic
 from reslab.report.page import write_page
+from reslab.run.assemble import Parts, assemble
 from reslab.run.describe import lead_of, start_record
-from reslab.run.measure import evaluate_split, evaluation_loader
+from reslab.run.measure import evaluate_split
 from reslab.run.recorder import Display, Follower, RunRecorder
-from reslab.run.speed import choose
-from reslab.tasks.classify import Classify
-from reslab.train.distributed import Ranks, joined, launched_ranks, local_device
+from reslab.train.distributed import joined, launched_ranks, local_device
 from reslab.train.failure import NonFiniteError
-from reslab.train.fit import FitOptions, FitResult, Weights, check_options, copy_weights, fit
+from reslab.train.fit import FitResult, Weights, copy_weights, fit
 from reslab.train.precise_norm import reestimate_norms
-from reslab.train.schedule import Schedule
-from reslab.train.seeds import seed_everything
-from reslab.train.trial import check_amp
-from reslab.weights.load import load_weights
 
 
 @dataclass(frozen=True)
@@ -118,104 +105,6 @@ def open_folder(folder: RunFolder, config: RunConfig, record: RunRecord, *, resu
         folder.root.mkdir(parents=True, exist_ok=True)
         write_atomic(folder.config, with_absolute_data_dir(config).to_toml())
     write_atomic(folder.run, record.to_json())
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a config becomes: the arguments of ``fit``, the data they came from, and the config with nothing left open.
-
-    Args:
-        notes: for run.json's protocol: how the speed was chosen, which weights it started from.
-    """
-
-    config: RunConfig
-    data: Data
-    model: nn.Module
-    task: Classify
-    loaders: tuple[Loader, Loader | None]
-    optimizer: torch.optim.Optimizer
-    schedule: Schedule
-    options: FitOptions
-    notes: dict[str, str]
-
-
-def assemble(config: RunConfig, display: Display, *, device: torch.device, ranks: Ranks) -> Parts:
-    """Builds everything that training needs, and refuses what doesn't fit together."""
-    settings = config.train
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    check_amp(settings.amp, device)
-    source = build.source(config.data)
-    check_recipe(config.recipe, source)
-    data = build.data(config.data, source, seed=settings.seed)
-    for note in data.source.notes:
-        display.note(note)
-    num_classes, preprocess = len(data.source.classes), data.preprocess
-    seed_everything(settings.seed, deterministic=settings.deterministic)
-    model = build.model(config.model, num_classes=num_classes, in_channels=preprocess.channels)
-    notes = start_weights(model, config.model.weights, display)
-    model = model.to(device)
-    check_forward(model, preprocess, device, num_classes=num_classes)
-    task = build.task(settings, num_classes=num_classes)
-    config, speed = choose(config, model, task, data, device=device, ranks=ranks)
-    display.note(f"speed: {speed.reason}")
-    if ranks.world > 1 and settings.sync_norms:
-        sync_norms(model)
-
-    place = Place(device, ranks.rank, ranks.world)
-    train_loader = data.loader(
-        data.train,
-        batch_size=config.data.batch_size,
-        training=True,
-        seed=settings.seed,
-        workers=config.data.workers,
-        place=place,
-    )
-    val_loader = None if data.val is None else evaluation_loader(data, data.val, config, place=place)
-    steps_per_epoch = len(train_loader)
-    total_steps = build.total_steps(settings, steps_per_epoch=steps_per_epoch)
-    depth = depth_of(model, preprocess) if config.schedule.hold_error else 0
-    options = build.options(config, total_steps=total_steps, device=device, ranks=ranks, depth=depth)
-    check_options(options, has_validation=val_loader is not None, batch_size=train_loader.batch_size // ranks.world)
-    return Parts(
-        config=config,
-        data=data,
-        model=model,
-        task=task,
-        loaders=(train_loader, val_loader),
-        optimizer=build.optimizer(config.optim, model),
-        schedule=build.schedule(
-            config.schedule, lr=config.optim.lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch
-        ),
-        options=options,
-        notes={"speed": speed.reason, **notes},
-    )
-
-
-def start_weights(model: nn.Module, path: str, display: Display) -> dict[str, str]:
-    """Loads the weights that training starts from, if any; a head for other classes stays as it was drawn."""
-    if not path:
-        return {}
-    report = load_weights(model, path, num_classes="adapt")
-    sentence = f"starts from {Path(path).name}: " + ", ".join(f"{n} {word}" for word, n in report.counts.items())
-    display.note(sentence)
-    return {"starts_from": sentence}
-
-
-def check_recipe(recipe: RecipeConfig, source: Source) -> None:
-    """Refuses a recipe that was made for images of another size."""
-    low, high = recipe.sides
-    side = shorter_side(source.splits["train"])
-    if not low <= side <= high:
-        raise RequestError(
-            f"The recipe {recipe.name} is for images of {low} to {high} pixels, and those of {source.name} have {side}."
-            f" Choose another recipe, or insist: --set recipe.sides=[{min(low, side)},{max(high, side)}]."
-        )
-
-
-def depth_of(model: nn.Module, preprocess: Preprocess) -> int:
-    """Layers with weights in a row."""
-    return read_structure(model, (preprocess.channels, preprocess.height, preprocess.width)).depth
 
 
 def fit_into(folder: RunFolder, record: RunRecord, parts: Parts, display: Display, *, resuming: bool) -> FitResult:
@@ -335,24 +224,6 @@ def clear_folder(folder: RunFolder) -> None:
         for pattern in patterns:
             for path in sub_folder.glob(pattern):
                 path.unlink()
-
-
-def check_forward(model: nn.Module, preprocess: Preprocess, device: torch.device, *, num_classes: int) -> None:
-    """Refuses a network that can't take these images, before anything is written."""
-    images = torch.zeros(2, preprocess.channels, preprocess.height, preprocess.width, device=device)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            outputs = model(images)
-    except (RuntimeError, ValueError) as error:
-        shape = f"{preprocess.channels}x{preprocess.height}x{preprocess.width}"
-        raise RequestError(f"The network can't take images of {shape}: {str(error).splitlines()[0]}") from None
-    finally:
-        model.train(was_training)
-    if not isinstance(outputs, torch.Tensor) or outputs.shape != (2, num_classes):
-        found = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-        raise RequestError(f"The network gives {found} for two images; expected (2, {num_classes}), a logit a class.")
 
 
 def make_probes(parts: Parts, *, display: Display) -> list[BlockGradients]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import v2
 
 from reslab.data.augment import colour, erase, geometry, policies
 from reslab.data.augment.mix import mix_batch
@@ -133,14 +135,14 @@ def test_the_alternating_flip_shows_the_other_side_in_every_second_epoch(monkeyp
 
 
 def test_the_alternating_flip_needs_to_know_which_images_they_are(pictures, generator):
-    augment = BatchAugment(preprocess(), Augmentation("crop_flip", alternate_flip=True))
+    augment = BatchAugment(preprocess(), Augmentation("crop_flip", alternate_flip=True), num_classes=10)
     with pytest.raises(RequestError, match="pass indices="):
         augment(pictures(3, 16), torch.zeros(8, dtype=torch.int64), generator=generator())
 
 
 def test_crops_before_a_policy_are_filled_with_the_rounded_mean(generator):
     black = torch.zeros(200, 3, 16, 16, dtype=torch.uint8)
-    augment = BatchAugment(preprocess(), Augmentation("crop", colour_jitter=1e-9))
+    augment = BatchAugment(preprocess(), Augmentation("crop", colour_jitter=1e-9), num_classes=10)
     levels = augment(black, torch.zeros(200, dtype=torch.int64), generator=generator())[0]
     corner = levels[:, :, 0, 0].unique(dim=0)  # black, or what came from outside
     wanted = preprocess().normalise(torch.tensor([[0, 0, 0], [128, 102, 76]], dtype=torch.uint8).view(2, 3, 1, 1))
@@ -196,6 +198,28 @@ def test_photographs_become_levels_of_the_right_size_and_their_transform_can_be_
     found = transform(photograph(mode))
     assert found.shape == (channels, 16, 12)
     assert found.dtype == torch.uint8
+
+
+@pytest.mark.parametrize(
+    ("options", "policy"),
+    [
+        (
+            Augmentation("resized_crop_flip", policy="rand_augment", policy_ops=3, policy_magnitude=20),
+            v2.RandAugment(3, 20),
+        ),
+        (Augmentation("resized_crop_flip", policy="trivial_augment"), v2.TrivialAugmentWide()),
+        (Augmentation("resized_crop_flip", policy="aug_mix"), v2.AugMix()),
+    ],
+)
+def test_photographs_go_through_torchvisions_transforms_in_the_usual_order(options, policy):
+    options = replace(options, min_crop_area=0.2, colour_jitter=0.3)
+    steps = [v2.RandomResizedCrop(16, (0.2, 1)), v2.RandomHorizontalFlip(), v2.ColorJitter(0.3, 0.3, 0.3), policy]
+    ours, theirs = photo_transform(preprocess(), options), v2.Compose([*steps, v2.PILToTensor()])
+    for seed in range(20):
+        torch.manual_seed(seed)
+        found = ours(photograph())
+        torch.manual_seed(seed)
+        assert torch.equal(found, theirs(photograph()))
 
 
 def test_without_augmentation_a_photograph_is_only_fitted():

@@ -51,7 +51,7 @@ class BatchAugment:
 
     preprocess: Preprocess
     augmentation: Augmentation
-    num_classes: int = 0
+    num_classes: int
     seed: int = 0
 
     def __call__(
