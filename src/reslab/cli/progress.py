@@ -11,6 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from reslab.records import EpochRecord, StepRecord, as_percent
 from reslab.run.recorder import Display
 
+DATA_BOUND = 0.1
+"""Share of the time spent waiting for batches from which the line of an epoch says how much of its pace is left."""
+
 
 def epoch_line(record: EpochRecord) -> str:
     """One epoch in one line."""
@@ -22,7 +25,10 @@ def epoch_line(record: EpochRecord) -> str:
     ]
     if record.val_loss is not None:
         parts += [f"val loss {record.val_loss:.4f}", f"error {as_percent(record.val_error)}"]
-    return "  ".join([*parts, f"{record.images_per_s:,.0f} images/s", f"{record.duration_s:.1f} s"])
+    parts += [f"{record.images_per_s:,.0f} images/s", f"{record.duration_s:.1f} s"]
+    if record.data_wait_frac > DATA_BOUND:
+        parts.append(f"data-bound: {100 * (1 - record.data_wait_frac):.0f} %")
+    return "  ".join(parts)
 
 
 class BarDisplay(Display):

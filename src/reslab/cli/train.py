@@ -55,6 +55,7 @@ def result_of(record: RunRecord) -> dict[str, Any]:
         "data": record.data["name"],
         "duration_s": record.duration_s,
         "last": None if record.last is None else vars(record.last),
+        "plain": None if record.plain is None else vars(record.plain),
         "best": None if record.best is None else vars(record.best),
     }
 
@@ -62,7 +63,9 @@ def result_of(record: RunRecord) -> dict[str, Any]:
 def print_result(out: Path, record: RunRecord) -> None:
     """Errors of last and best, and where everything is."""
     columns = ["weights", "epoch", "clean training error", "validation error", "test error"]
-    chosen: list[tuple[str, Errors | None]] = [("last", record.last), ("best", record.best)]
+    last = "last" if record.plain is None else "last, averaged"
+    chosen: list[tuple[str, Errors | None]] = [(last, record.last), ("last, as trained", record.plain)]
+    chosen.append(("best", record.best))
     rows = [
         [name, errors.epoch + 1, *map(as_percent, (errors.train_error, errors.val_error, errors.test_error))]
         for name, errors in chosen

@@ -233,7 +233,7 @@ def fit(
     fast: nn.Module = torch.compile(eager) if options.compile else eager  # type: ignore[assignment]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     read_every = options.read_every or reading_interval(optimizer, options)
-    meter, rates = Meter(ranks, device), RateCheck()
+    meter, rates, waits = Meter(ranks, device), RateCheck(), Waits()
     pending: list[StepRecord] = []  # steps whose loss and norm are still on the device
     status: Literal["done", "early", "interrupted"] = "done"
 
@@ -250,7 +250,7 @@ def fit(
 
             # ---- one epoch, or what is left of it
             model.train()
-            started, waits, stopping = time.perf_counter(), Waits(), False
+            started, stopping = time.perf_counter(), False
             for images, labels in waits.over(train_loader.batches(progress.epoch, start=progress.batch)):
                 images = to_device(images, device, channels_last=options.channels_last)
                 labels = labels.to(device, non_blocking=True)
@@ -340,6 +340,8 @@ def fit(
                 progress.step, progress.batch = progress.step + 1, progress.batch + 1
                 if options.hold is not None and progress.holding and progress.step == long_hold(options.steps):
                     recorder.note(never_let_go(options.hold, steps=progress.step))
+                if reading and (slow := waits.complaint(batch_size)):
+                    recorder.note(slow)
                 stopping = reading and interrupted()
                 if stopping or progress.step == options.steps:
                     break

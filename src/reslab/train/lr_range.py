@@ -30,8 +30,10 @@ from reslab.train.trial import untouched
 MIN_STEPS, FEW_STEPS, MANY_STEPS, FEW_EPOCHS = 10, 40, 100, 4
 DIVERGED = 4.0
 """The test ends where the mean loss is so many times its lowest."""
-FALL_SHARE, FALL_NOISES = 0.02, 4.0
-"""What counts as a fall of the mean loss: this share of it, and so many of its own standard errors."""
+FALL_SHARE, FALL_NOISES = 0.02, 6.0
+"""What counts as a fall of the mean loss: this share of it, and so many of its own standard errors.
+
+The lowest of many means lies below the true one: of 300 tests of pure noise, one in a hundred falls by 5.4."""
 NORMAL_JUMP = 0.954
 """Median distance of two normal readings, in standard deviations."""
 STEEP = 0.5

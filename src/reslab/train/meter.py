@@ -71,8 +71,12 @@ class Meter:
         return [Reading(loss, norm, int(wrong), scale, l1) for loss, norm, wrong, scale, l1 in table.tolist()]
 
 
+SLOW_SHARE, SLOW_BATCHES, SLOW_S = 0.2, 20, 10.0
+"""A loader is slow if the loop waits for it for so much of its time, over so many batches and seconds at least."""
+
+
 class Waits:
-    """Measures how long a loop waits for its batches.
+    """Measures how long a loop waits for its batches, and says once if that is long.
 
     Example:
         >>> waits = Waits()
@@ -81,10 +85,11 @@ class Waits:
     """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds, self.first, self.batches, self.began, self.said = 0.0, 0.0, 0, 0.0, False
 
     def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches as they are."""
+        """The batches of an epoch as they are; ``seconds`` counts from its beginning."""
+        self.seconds, self.batches, self.began = 0.0, 0, time.perf_counter()
         iterator = iter(batches)
         while True:
             started = time.perf_counter()
@@ -94,4 +99,22 @@ class Waits:
                 return
             finally:
                 self.seconds += time.perf_counter() - started
+            if not self.batches:
+                self.first = self.seconds  # workers start, or fill their queues
+            self.batches += 1
             yield batch
+
+    def complaint(self, images_per_batch: int) -> str | None:
+        """What to say of a slow loader, with the figure and what helps; only the first time that there is reason to."""
+        running = time.perf_counter() - self.began - self.first
+        waiting = self.seconds - self.first
+        slow = self.batches >= SLOW_BATCHES and running >= SLOW_S and waiting > SLOW_SHARE * running
+        if self.said or not slow:
+            return None
+        self.said = True
+        images = self.batches * images_per_batch
+        return (
+            f"the loader is slower than the network: {images / running:,.0f} images/s where the network takes"
+            f" {images / (running - waiting):,.0f} (data-bound: {100 * (1 - waiting / running):.0f} %). More --workers,"
+            " smaller image files, or --cache-mib help."
+        )

@@ -249,9 +249,14 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def cpu_has_fp16() -> bool:
+    """Whether the processor computes in float16 itself."""
+    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+
+
 def check_amp(amp: AutoAmp, device: torch.device) -> None:
     """Refuses fp16 where the device computes in it only by conversion, or not at all."""
-    if amp == "fp16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+    if amp == "fp16" and device.type == "cpu" and not cpu_has_fp16():
         other = "--amp bf16" if has_bf16(device) else "--amp none"
         raise RequestError(f"This CPU can't compute in fp16 (it needs AVX512-FP16 or ARM's FP16). Use {other}.")
     if amp == "bf16" and device.type == "cuda" and not has_bf16(device):

@@ -1,0 +1,111 @@
+"""The choice of speed: by the clock, within what was asked for, and without a trace."""
+
+import pytest
+import torch
+from torch import nn
+
+from reslab.errors import RequestError
+from reslab.train import trial
+from reslab.train.trial import Speed, Way, Wishes, check_amp, choose_speed
+
+CPU = torch.device("cpu")
+LONG = 10**7
+
+
+ONE_THREAD = Wishes(threads=1)
+
+
+def speed(monkeypatch, rates, *, wishes=ONE_THREAD, num_images=LONG, start_s=30.0, fails=()):
+    """``choose_speed`` where each way runs at the images per second that ``rates`` gives it."""
+
+    def images_per_s(self, way):
+        if way in fails or (way.compile and "compile" in fails):
+            raise RuntimeError("no compiler")
+        self.found[way], self.start_s[way] = rates(way), start_s
+        return self.found[way]
+
+    monkeypatch.setattr(trial.Trial, "images_per_s", images_per_s)
+    monkeypatch.setattr(trial, "has_bf16", lambda device: True)
+    images = torch.randn(4, 3, 8, 8)
+    return choose_speed(nn.Linear(1, 1), lambda x: x.sum(), images, wishes=wishes, num_images=num_images)
+
+
+def test_the_fastest_way_is_taken(monkeypatch):
+    found = speed(monkeypatch, lambda way: 100 * (1 + (way.amp == "bf16")) * (2 - way.channels_last))
+    assert found.way == Way(amp="bf16", channels_last=False, threads=1)
+    assert found.images_per_s == 400
+    assert "4.00x fp32, channels_last, 1 thread" in found.reason
+
+
+def test_what_was_asked_for_stays(monkeypatch):
+    wishes = Wishes(amp="none", channels_last="on", threads=1)
+    found = speed(monkeypatch, lambda way: 100 * (1 + (way.amp == "bf16")) * (2 - way.channels_last), wishes=wishes)
+    assert found.way == Way(amp="none", channels_last=True, threads=1)
+
+
+def test_with_nothing_open_nothing_is_measured(monkeypatch):
+    wishes = Wishes("none", "off", "off", 3)
+    found = speed(monkeypatch, lambda way: 1 / 0, wishes=wishes)
+    assert found == Speed(Way("none", False, False, 3), None, "fp32, contiguous, 3 threads: as asked")
+
+
+def test_a_short_run_is_not_worth_a_trial(monkeypatch):
+    found = speed(monkeypatch, lambda way: 100 if way == Way(threads=1) else 1 / 0, num_images=1000)
+    assert found.way == Way(threads=1)
+    assert "about 10 s are too few for a trial" in found.reason
+
+
+def test_fewer_threads_are_tried(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    found = speed(monkeypatch, lambda way: 100 / way.threads, wishes=Wishes())
+    assert found.way.threads == 4
+
+
+@pytest.mark.parametrize(
+    ("gain", "num_images", "is_compiled", "words"),
+    [
+        (1.5, 10**6, True, "compiling costs 30 s and saves about 3333 s"),
+        (1.001, 10**5, False, "it would cost 30 s and save 1 s"),
+        (0.5, 10**6, False, "it would cost 30 s and save 0 s"),
+        (1.5, 30_000, False, "the run is too short to pay for it"),
+    ],
+)
+def test_compiling_has_to_pay_for_itself(monkeypatch, gain, num_images, is_compiled, words):
+    rates = {False: 100.0, True: 100.0 * gain}
+    wishes = Wishes(amp="none", channels_last="on", threads=1)
+    found = speed(monkeypatch, lambda way: rates[way.compile], wishes=wishes, num_images=num_images)
+    assert found.way.compile is is_compiled
+    assert words in found.reason
+
+
+def test_a_failing_compiler_is_no_failure_of_the_run(monkeypatch):
+    found = speed(monkeypatch, lambda way: 100.0, fails=("compile",))
+    assert not found.way.compile
+    assert found.reason.endswith("not compiled: RuntimeError")
+
+
+def test_a_real_trial_leaves_no_trace():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    wishes = Wishes(compile="off")
+    found = choose_speed(model, lambda outputs: outputs.square().mean(), images, wishes=wishes, num_images=10**9)
+    assert found.images_per_s is not None
+    assert found.images_per_s > 0
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_fp16_on_a_cpu_that_cannot_is_refused(monkeypatch):
+    monkeypatch.setattr(trial, "cpu_has_fp16", lambda: False)
+    monkeypatch.setattr(trial, "has_bf16", lambda device: True)
+    with pytest.raises(RequestError, match=r"can't compute in fp16 .* Use --amp bf16"):
+        check_amp("fp16", CPU)
+    monkeypatch.setattr(trial, "cpu_has_fp16", lambda: True)
+    check_amp("fp16", CPU)
