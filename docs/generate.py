@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import torch
 
-from reslab.config import FLAGS, leaves
+from reslab.config import FLAGS, leaves, list_recipes, load_recipe
 from reslab.data.sources import SOURCES
 from reslab.layers.connections import CONNECTIONS
 from reslab.models.architecture import CHOICES, Architecture
@@ -25,7 +25,7 @@ from reslab.models.families import cifar
 from reslab.models.structure import read_structure
 from reslab.models.summary import describe_model, image_shape
 from reslab.models.table import CATALOG_FILE, catalog_rows
-from reslab.records import BlockGradientRecord, EpochRecord, Errors, RunRecord, StepRecord
+from reslab.records import BlockGradientRecord, EpochRecord, Errors, RangeRecord, RangeStepRecord, RunRecord, StepRecord
 from reslab.report.structure import draw_structure
 
 DOCS = Path(__file__).parent
@@ -35,6 +35,8 @@ RECORDS = {
     "steps.jsonl": StepRecord,
     "epochs.jsonl": EpochRecord,
     "probes.jsonl": BlockGradientRecord,
+    "lr-range.json": RangeRecord,
+    "its steps": RangeStepRecord,
 }
 MARKED = re.compile(r"(<!-- generated: (?P<name>.+?) -->\n).*?(<!-- end -->)", re.S)
 
@@ -133,6 +135,21 @@ def sources() -> str:
     return table(("name", "what it is"), [(f"`{name}`", first_line(source)) for name, source in SOURCES.items()])
 
 
+def recipes() -> str:
+    """Every shipped recipe."""
+    found = [load_recipe(name) for name in list_recipes()]
+    rows = [
+        (
+            f"`{config.recipe.name}`",
+            config.recipe.source,
+            "; ".join(config.recipe.deviates),
+            f"{config.recipe.sides[0]} to {config.recipe.sides[1]}",
+        )
+        for config in found
+    ]
+    return table(("recipe", "from", "leaves out, or does otherwise", "pixels"), rows)
+
+
 def first_line(thing: object) -> str:
     """Of its docstring, as Markdown."""
     return as_markdown((inspect.getdoc(thing) or "").split("\n\n")[0])
@@ -177,6 +194,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "choices": choices,
     "connections": connections,
     "config": options,
+    "recipes": recipes,
     "sources": sources,
     **{f"record {name}": lambda kind=kind: record(kind) for name, kind in RECORDS.items()},
 }

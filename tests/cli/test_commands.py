@@ -306,3 +306,18 @@ def test_threads_are_those_that_were_asked_for(reslab, tmp_path):
     reslab(*TINY, "--out", tmp_path / "run")
     assert torch.get_num_threads() == 1
     assert RunFolder(tmp_path / "run").read_run().machine["threads"] == 1
+
+
+def test_lr_find_and_batch_find_answer_people_and_programs(reslab, tmp_path):
+    network = ["--model", "resnet8", "--data", "digits", "--threads", "1", "--device", "cpu"]
+    answer = reslab("lr-find", *network, "--range-steps", "20", "--out", tmp_path / "lr", "--json")
+    found = json.loads(answer.out)
+    assert answer.code == 0
+    assert found["num_steps"] == 20
+    assert Path(found["chart"]).exists()
+    assert not list(tmp_path.glob("runs"))
+    room = reslab("batch-find", *network)
+    assert room.code == 0
+    assert re.search(r"a step takes .*iB an image\n.* are free: the largest batch that fits has \d+ images", room.out)
+    sizes = json.loads(reslab("batch-find", *network, "--json").out)
+    assert sizes["bytes_per_image"] > 8 * 8 * 4

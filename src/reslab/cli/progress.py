@@ -26,7 +26,7 @@ def epoch_line(record: EpochRecord) -> str:
     if record.val_loss is not None:
         parts += [f"val loss {record.val_loss:.4f}", f"error {as_percent(record.val_error)}"]
     parts += [f"{record.images_per_s:,.0f} images/s", f"{record.duration_s:.1f} s"]
-    if record.data_wait_frac > DATA_BOUND:
+    if record.data_wait_frac is not None and record.data_wait_frac > DATA_BOUND:
         parts.append(f"data-bound: {100 * (1 - record.data_wait_frac):.0f} %")
     return "  ".join(parts)
 
