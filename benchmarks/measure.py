@@ -43,7 +43,14 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
     return summary([a / b for a, b in zip(above, below, strict=True)])
 
 
-def report(name: str, rows: list[dict[str, Any]], *, verdicts: list[dict[str, Any]], flags: argparse.Namespace) -> None:
+def report(
+    name: str,
+    rows: list[dict[str, Any]],
+    *,
+    verdicts: list[dict[str, Any]],
+    flags: argparse.Namespace,
+    command: str = "",
+) -> None:
     """Prints the table and, as last line, the JSON object; with ``--save`` writes it to results/.
 
     Args:
@@ -51,6 +58,7 @@ def report(name: str, rows: list[dict[str, Any]], *, verdicts: list[dict[str, An
         rows: the table, one dict a row with the same keys.
         verdicts: ``what``, ``measured``, ``bar`` and ``met`` of each bar.
         flags: from ``parse_flags``.
+        command: that made it, if it is not ``bench_NAME.py``.
     """
     import torch
 
@@ -66,7 +74,7 @@ def report(name: str, rows: list[dict[str, Any]], *, verdicts: list[dict[str, An
         print(f"{verdict['what']}: {show(verdict['measured'])} (bar: {verdict['bar']}), {word}")
     result = {
         "name": name,
-        "command": f"python benchmarks/bench_{name}.py" + (" --quick" if flags.quick else ""),
+        "command": f"python benchmarks/{command or f'bench_{name}.py'}" + (" --quick" if flags.quick else ""),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine_of(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "torch": torch.__version__,

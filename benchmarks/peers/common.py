@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from reslab.data.augment.options import Augmentation
 from reslab.data.prepare import Data
 from reslab.data.sources import Source
 from reslab.data.splits import ArraySplit
@@ -83,7 +84,11 @@ def hand_over(data: Data, folder: Path) -> None:
     """Writes the decoded training split, so that a process that measures need not decode it again."""
     np.save(folder / "images.npy", data.train.images.numpy())
     np.save(folder / "labels.npy", data.train.labels.numpy())
-    about = {"classes": data.source.classes, "preprocess": data.preprocess.to_dict(), "augment": data.augment}
+    about = {
+        "classes": data.source.classes,
+        "preprocess": data.preprocess.to_dict(),
+        "augment": data.augmentation.geometry,
+    }
     (folder / "about.json").write_text(json.dumps(about))
 
 
@@ -93,4 +98,5 @@ def take_over(folder: Path) -> Data:
     images, labels = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("images", "labels"))
     train = ArraySplit(images, labels)
     source = Source("cifar10", "", about["classes"], {"train": train}, about["augment"])
-    return Data(source, train, None, None, Preprocess.from_dict(about["preprocess"]), about["augment"])
+    augmentation = Augmentation(about["augment"])
+    return Data(source, train, None, None, Preprocess.from_dict(about["preprocess"]), augmentation)

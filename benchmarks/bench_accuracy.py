@@ -1,0 +1,183 @@
+"""What our recipes reach, by the commands that a user would type: error on the test set, read once, and wall time.
+
+`--case resnet20` and `--case resnet56` train on all 50,000 images of CIFAR-10 by the recipe fast-cifar and report the
+last weights; the recipe was chosen on 45,000 with 5,000 held out. `--case mnist` and `--case hymenoptera` (a trained
+CIFAR-10 network on 64 photographs of ants and bees, beside the same network from scratch) are short. `--case pace`
+measures the pace of fast-cifar as it comes beside plain fp32, a few hundred steps each.
+
+Runs go to `--out`, by default runs/accuracy, and go on where they were cut off. `--jobs 2` trains two seeds at a time,
+one thread each. `--save` puts each run's record beside the table: run.json in its first line, an epoch in each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from measure import RESULTS, parse_flags, report
+from reslab.records import RunFolder, RunRecord, encode
+
+FAST = ("--recipe", "fast-cifar", "--val-split", "0")
+PLAIN = ("--amp", "none", "--channels-last", "off", "--compile", "off")
+PACE_STEPS = 200
+CIFAR_TRAIN = 50_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """Runs that differ in nothing but the seed.
+
+    Args:
+        name: of its row.
+        words: after ``reslab train``; ``{data}`` stands for the folder of data sets.
+        seeds: one run each.
+        measured: the error in question, of the last weights.
+        bar: highest mean error; None where there is none.
+        bar_s: most seconds of a run; None where there is none.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    seeds: tuple[int, ...]
+    measured: str = "test_error"
+    bar: float | None = None
+    bar_s: float | None = None
+
+
+PHOTOS = ("--recipe", "finetune", "--model", "resnet20", "--data", "{data}/hymenoptera", "--image-size", "32")
+TRAINED = ("--weights", "{data}/pretrained-cifar10/resnet20.safetensors")
+CASES = {
+    "resnet20": [Case("resnet20 on cifar10", ("--model", "resnet20", *FAST), (0, 1, 2), bar=0.0875)],
+    "resnet56": [Case("resnet56 on cifar10", ("--model", "resnet56", *FAST, "--epochs", "50"), (0,), bar=0.075)],
+    "mnist": [
+        Case(
+            "resnet20 on mnist",
+            ("--model", "resnet20", *FAST, "--data", "mnist", "--epochs", "3"),
+            (0, 1, 2),
+            bar=0.006,
+            bar_s=300,
+        )
+    ],
+    "hymenoptera": [
+        Case("resnet20 on hymenoptera, trained on cifar10 before", (*PHOTOS, *TRAINED), (0, 1, 2, 3, 4), "val_error"),
+        Case("resnet20 on hymenoptera, from scratch", PHOTOS, (0, 1, 2, 3, 4), "val_error"),
+    ],
+}
+
+
+def train(case: Case, seed: int, flags: argparse.Namespace, *, extra: Sequence[str] = ()) -> RunFolder:
+    """One run, or what is left of it, in a process of its own."""
+    out = Path(flags.out) / f"{case.name.replace(' ', '-').replace(',', '')}-seed{seed}"
+    words = [word.format(data=flags.data_dir) for word in case.words]
+    command = [sys.executable, "-m", "reslab", "train", *words, "--data-dir", flags.data_dir, "--seed", str(seed)]
+    environment = dict(os.environ)
+    if flags.jobs > 1:
+        threads = max(1, (os.cpu_count() or 1) // flags.jobs)
+        environment["OMP_NUM_THREADS"] = str(threads)
+        extra = (*extra, "--threads", str(threads))
+    done = subprocess.run([*command, *extra, "--out", str(out), "--resume"], env=environment, stdout=subprocess.DEVNULL)
+    if done.returncode:
+        raise SystemExit(f"{case.name}, seed {seed}: reslab train ended with {done.returncode}")
+    return RunFolder(out)
+
+
+def row_of(case: Case, records: Sequence[RunRecord]) -> dict[str, Any]:
+    """Mean, deviation and each seed's error in percent, minutes of a run."""
+    errors = [100 * getattr(record.last, case.measured) for record in records]
+    clean = [100 * record.last.train_error for record in records]
+    return {
+        "run": case.name,
+        "split": case.measured.removesuffix("_error"),
+        "error_percent": statistics.mean(errors),
+        "deviation": statistics.stdev(errors) if len(errors) > 1 else 0.0,
+        "each": " ".join(f"{error:.2f}" for error in errors),
+        "clean_training_error_percent": statistics.mean(clean),
+        "minutes": statistics.mean(record.duration_s for record in records) / 60,
+        "n": len(errors),
+    }
+
+
+def verdicts_of(case: Case, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """Against the bars."""
+    found = []
+    if case.bar is not None:
+        mean = statistics.mean(getattr(record.last, case.measured) for record in records)
+        what = f"{case.name}: mean {case.measured.replace('_', ' ')} of {len(records)}, percent"
+        found.append({"what": what, "measured": 100 * mean, "bar": f"<= {100 * case.bar:g}", "met": mean <= case.bar})
+    if case.bar_s is not None:
+        longest = max(record.duration_s for record in records)
+        what = f"{case.name}: seconds of the longest run"
+        found.append({"what": what, "measured": longest, "bar": f"< {case.bar_s:g}", "met": longest < case.bar_s})
+    return found
+
+
+def keep(folder: RunFolder) -> None:
+    """A run's record as one file beside the tables."""
+    target = RESULTS / "runs" / f"{folder.name}.jsonl"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    record = json.loads(folder.run.read_text())
+    record["data"]["path"] = Path(record["data"]["path"]).name
+    target.write_text(f"{encode(record)}\n{folder.epochs.read_text()}")
+
+
+def measure_pace(flags: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Images per second of fast-cifar as it comes and in plain fp32, in turn, and what 30 epochs would take."""
+    found: dict[str, list[float]] = {"as it comes": [], "plain fp32": []}
+    for number in range(1 if flags.quick else 3):
+        for name, extra in (("as it comes", ()), ("plain fp32", PLAIN)):
+            case = Case(f"pace {name}", ("--model", "resnet20", *FAST, "--steps", str(PACE_STEPS)), (number,))
+            epochs = train(case, number, flags, extra=(*extra, "--overwrite")).read_epochs()
+            found[name].append(epochs[-1].images_per_s)
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    rows = [
+        {
+            "run": name,
+            "images_per_s": pace,
+            "min": min(found[name]),
+            "max": max(found[name]),
+            "minutes_of_30_epochs": 30 * CIFAR_TRAIN / pace / 60,
+            "ratio": pace / medians["plain fp32"],
+        }
+        for name, pace in medians.items()
+    ]
+    return rows, []
+
+
+def main() -> None:
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--case", choices=[*CASES, "pace"], default="pace")
+    own.add_argument("--out", default="runs/accuracy")
+    own.add_argument("--jobs", type=int, default=1)
+    mine, sys.argv[1:] = own.parse_known_args()
+    flags = parse_flags(__doc__)
+    vars(flags).update(vars(mine))
+    flags.data_dir = str(Path(flags.data_dir or os.environ.get("RESLAB_DATA", "data")).resolve())
+    if mine.case == "pace":
+        rows, verdicts = measure_pace(flags)
+    else:
+        rows, verdicts = [], []
+        for case in CASES[mine.case]:
+            with ThreadPoolExecutor(flags.jobs) as pool:
+                folders = list(pool.map(lambda seed, case=case: train(case, seed, flags), case.seeds))
+            records = [folder.read_run() for folder in folders]
+            rows.append(row_of(case, records))
+            verdicts += verdicts_of(case, records)
+            if flags.save:
+                for folder in folders:
+                    keep(folder)
+    report(
+        f"accuracy_{mine.case}", rows, verdicts=verdicts, flags=flags, command=f"bench_accuracy.py --case {mine.case}"
+    )
+
+
+if __name__ == "__main__":
+    main()
