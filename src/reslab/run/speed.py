@@ -72,13 +72,17 @@ def choose_workers(wish: int, data: Data, *, images_per_s: float | None) -> tupl
     if not isinstance(data.train, EncodedSplit):
         return max(0, wish), "the loader works in memory"
     if wish >= 0:
-        return wish, f"{wish} workers decode, as asked"
+        return wish, f"{decoders(wish)}, as asked"
     cores = torch.multiprocessing.cpu_count()
     seconds = decoding_s(data, data.train)
     needed = cores if images_per_s is None else math.ceil(seconds * images_per_s)
     workers = min(max(1, needed), cores)
-    who = "1 worker decodes" if workers == 1 else f"{workers} workers decode"
-    return workers, f"{who} at {1e3 * seconds:.1f} ms an image"
+    return workers, f"{decoders(workers)} at {1e3 * seconds:.1f} ms an image"
+
+
+def decoders(workers: int) -> str:
+    """Who decodes, in words."""
+    return {0: "photographs are decoded in this process", 1: "1 worker decodes"}.get(workers, f"{workers} workers decode")
 
 
 def decoding_s(data: Data, split: EncodedSplit) -> float:
