@@ -82,7 +82,8 @@ def choose_workers(wish: int, data: Data, *, images_per_s: float | None) -> tupl
 
 def decoders(workers: int) -> str:
     """Who decodes, in words."""
-    return {0: "photographs are decoded in this process", 1: "1 worker decodes"}.get(workers, f"{workers} workers decode")
+    words = {0: "photographs are decoded in this process", 1: "1 worker decodes"}
+    return words.get(workers, f"{workers} workers decode")
 
 
 def decoding_s(data: Data, split: EncodedSplit) -> float:
