@@ -116,6 +116,7 @@ def augmentation(config: DataConfig, suited: Geometry) -> Augmentation:
 
     return Augmentation(
         geometry=suited if config.augment == "auto" else config.augment,
+        max_shift=config.max_shift,
         alternate_flip=config.alternate_flip,
         min_crop_area=config.min_crop_area,
         policy=config.policy,

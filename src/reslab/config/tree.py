@@ -79,6 +79,9 @@ class DataConfig(Section):
     min_crop_area: Annotated[float, Field(gt=0, le=1)] = Field(
         0.08, description="Least share of the image that resized_crop_flip keeps."
     )
+    max_shift: Annotated[int, Field(ge=0)] = Field(
+        0, description="Most pixels that crop and crop_flip shift by; 0 for an eighth of the side."
+    )
     alternate_flip: bool = Field(
         False, description="Mirror each image in every second epoch instead of at random; for small images."
     )

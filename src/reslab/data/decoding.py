@@ -82,7 +82,7 @@ def decoding(preprocess: Preprocess, augmentation: Augmentation, *, thumbnails: 
     fit = partial(_decode_fit, preprocess=preprocess, size=size)
     if augmentation.geometry == "none":
         return fit
-    shift = v2.RandomCrop(size, padding=max(1, preprocess.width // 8), fill=mean_level(preprocess))
+    shift = v2.RandomCrop(size, padding=augmentation.shift_of(preprocess.width), fill=mean_level(preprocess))
     return partial(_decode_and_shift, fit=fit, shift=shift)
 
 

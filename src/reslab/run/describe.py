@@ -83,6 +83,7 @@ PAPER = {
     "model.zero_init_residual": False,
     "model.dropout": 0.0,
     "data.augment": "auto",
+    "data.max_shift": 0,
     "data.alternate_flip": False,
     "data.policy": "none",
     "data.colour_jitter": 0.0,

@@ -67,6 +67,15 @@ def test_crop_and_flip_give_the_bits_they_always_gave(pictures, generator, kind,
     assert labels.dtype == torch.int64
 
 
+def test_shifts_go_as_far_as_asked(pictures, generator):
+    images = pictures(3, 16)
+    found, _ = run(Augmentation("crop_flip", max_shift=5), images, seed=3)
+    wanted = crop_and_flip_of_the_golden_run(preprocess(3, 16).normalise(images), 5, True, generator(3))
+    assert torch.equal(found, wanted)
+    with pytest.raises(RequestError, match="max_shift is a number of pixels for the geometries crop and crop_flip"):
+        Augmentation("resized_crop_flip", max_shift=3)
+
+
 def test_no_augmentation_only_normalises(pictures):
     images = pictures(3, 16)
     assert torch.equal(run(Augmentation(), images)[0], preprocess().normalise(images))

@@ -48,7 +48,7 @@ def photo_crop(preprocess: Preprocess, augmentation: Augmentation) -> Callable[[
         return crop
     if augmentation.geometry == "none":
         return preprocess.fit
-    shift = v2.RandomCrop(size, padding=max(1, preprocess.width // 8), fill=mean_level(preprocess))
+    shift = v2.RandomCrop(size, padding=augmentation.shift_of(preprocess.width), fill=mean_level(preprocess))
     shifted: Callable[[Image.Image], Image.Image] = v2.Compose([preprocess.fit, shift])
     return shifted
 

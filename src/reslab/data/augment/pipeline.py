@@ -85,7 +85,7 @@ class BatchAugment:
         return erase_and_mix(images, labels, augmentation=options, num_classes=self.num_classes, generator=generator)
 
     def _move(self, images: Tensor, fill: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Shifted by up to an eighth of the side, or a part of each image blown up."""
+        """Shifted by up to some pixels, or a part of each image blown up."""
         options, (number, _, height, width) = self.augmentation, images.shape
         if options.geometry == "none":
             return images
@@ -94,7 +94,7 @@ class BatchAugment:
                 number, height=height, width=width, min_area=options.min_crop_area, generator=generator
             )
             return geometry.resized_crop(images, boxes)
-        padding = max(1, width // 8)
+        padding = options.shift_of(width)
         shifts = geometry.draw_shifts(number, padding=padding, generator=generator)
         return geometry.shift(images, shifts, padding=padding, fill=fill)
 
