@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from reslab.errors import RequestError
 from reslab.models.catalog import create_model
 from reslab.train.lamb import Lamb
 from reslab.train.muon import Muon, orthogonalise
@@ -83,6 +84,25 @@ def test_muon_steps_along_the_orthogonalised_momentum_and_decays_beside_it():
     torch.testing.assert_close(parameter.data, weight)
 
 
+def test_a_fixed_norm_is_that_of_a_matrix_with_orthogonal_rows():
+    start = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(1))
+    parameter = nn.Parameter(start.clone())
+    optimizer = Muon([{"params": [parameter], "orthogonal": True}], lr=0.1, momentum=0.0, fixed_norm=True)
+    gradient = gradients(1, (4, 3, 3, 3))[0].float()
+    for rate in (0.1, 0.0):  # a schedule may end at 0
+        optimizer.param_groups[0]["lr"], parameter.grad = rate, gradient.clone()
+        before = parameter.detach() * 2 / parameter.detach().norm()
+        optimizer.step()
+        update = orthogonalise(gradient.reshape(1, 4, 27)).view(4, 3, 3, 3)
+        torch.testing.assert_close(parameter.data, before - rate * update)
+    assert float(parameter.detach().norm()) == pytest.approx(2.0)
+
+
+def test_a_fixed_norm_is_refused_where_no_norm_follows():
+    with pytest.raises(RequestError, match="this network has no norms"):
+        muon(create_model("resnet8", norm="none"), fixed_norm=True)
+
+
 def test_what_is_not_orthogonal_gets_nesterovs_sgd():
     ours, theirs = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
     optimizer = Muon([{"params": [ours], "weight_decay": 0.1}], lr=0.3, momentum=0.9)
@@ -96,13 +116,15 @@ def test_what_is_not_orthogonal_gets_nesterovs_sgd():
 
 def test_muon_takes_the_inside_of_a_network_and_sgd_its_ends():
     model = create_model("resnet8")
-    optimizer = muon(model, lr=0.05, side_lr=0.4, norm_lr=2.0)
+    optimizer = muon(model, lr=0.05, side_lr=0.4, norm_lr=2.0, momentum=0.6, side_momentum=0.8)
     orthogonal = {id(p) for group in optimizer.param_groups if group["orthogonal"] for p in group["params"]}
     assert orthogonal == {id(p) for n, p in model.named_parameters() if p.ndim == 4 and n != "conv1.weight"}
     rates = {id(p): group["lr_scale"] * 0.05 for group in optimizer.param_groups for p in group["params"]}
     assert rates[id(model.conv1.weight)] == pytest.approx(0.4)
     assert rates[id(model.bn1.weight)] == pytest.approx(0.8)
     assert rates[id(model.layer1[0].conv1.weight)] == pytest.approx(0.05)
+    assert {group["momentum"] for group in optimizer.param_groups if group["orthogonal"]} == {0.6}
+    assert {group["momentum"] for group in optimizer.param_groups if not group["orthogonal"]} == {0.8}
     assert len(inner_layers(model)) == 6
 
 

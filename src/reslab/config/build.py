@@ -142,7 +142,15 @@ def optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
         case "lamb":
             return optim.lamb(model, lr=config.lr, **decay)
         case "muon":
-            return optim.muon(model, lr=config.lr, momentum=config.momentum, side_lr=config.side_lr, **decay)
+            return optim.muon(
+                model,
+                lr=config.lr,
+                momentum=config.momentum,
+                fixed_norm=config.fixed_norm,
+                side_lr=config.side_lr,
+                side_momentum=config.side_momentum,
+                **decay,
+            )
 
 
 class Decay(TypedDict):

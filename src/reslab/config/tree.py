@@ -118,6 +118,10 @@ class OptimConfig(Section):
     lr: Positive = Field(0.1, description="Learning rate; the peak one of a schedule.")
     side_lr: Positive = Field(0.4, description="Rate of what Muon leaves to SGD: ends of the network, norms, biases.")
     momentum: Share = Field(0.9, description="Momentum of SGD and Muon.")
+    side_momentum: Share = Field(0.9, description="Momentum of what Muon leaves to SGD.")
+    fixed_norm: bool = Field(
+        False, description="Muon keeps each weight that it steps at one norm; for layers that a norm follows."
+    )
     nesterov: bool = Field(False, description="Nesterov's momentum for SGD.")
     weight_decay: NotNegative = Field(1e-4, description="L2 for SGD, decoupled decay for the others.")
     decay_norms: bool = Field(True, description="Decay norms and biases too, as the paper did.")

@@ -13,6 +13,7 @@ from reslab.train.skipping import SkippingOptimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, by K. Jordan: steepest at 0, bounded near 1
 NUM_ITERATIONS = 5
+TINY = 1e-12
 
 
 class Muon(SkippingOptimizer):
@@ -28,18 +29,28 @@ class Muon(SkippingOptimizer):
         momentum: of both kinds.
         weight_decay: times the rate and the weight is taken off, beside the step (decoupled), in orthogonal groups;
             added to the gradient (L2) in the others.
+        fixed_norm: scale each orthogonal weight to the norm sqrt(rows) before its step, so that a step is the same
+            share of it all through a run. For weights that a norm follows: their length has no say in what they do.
 
     Reference:
         Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: the iteration, its coefficients and the scale.
+        The fixed norm is that of his airbench94_muon for CIFAR-10.
 
     Deviates:
         The iteration runs in float32 on the CPU, where bfloat16 is no faster for such small matrices.
     """
 
     def __init__(
-        self, params: Iterable[Any], *, lr: float = 0.05, momentum: float = 0.6, weight_decay: float = 0.0
+        self,
+        params: Iterable[Any],
+        *,
+        lr: float = 0.05,
+        momentum: float = 0.6,
+        weight_decay: float = 0.0,
+        fixed_norm: bool = False,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "orthogonal": False})
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, defaults | {"orthogonal": False, "fixed_norm": fixed_norm})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -62,6 +73,8 @@ class Muon(SkippingOptimizer):
         for members in by_shape.values():
             steps = torch.stack([self._momentum(p, grad_of(p), group).flatten(1) for p in members])
             for parameter, step in zip(members, orthogonalise(steps), strict=True):
+                if group["fixed_norm"]:
+                    self.rescale(parameter, len(parameter) ** 0.5 / parameter.norm().clamp(min=TINY))
                 step = step.view_as(parameter).add(parameter, alpha=group["weight_decay"])
                 self.apply(parameter, step, lr=group["lr"])
 
@@ -93,7 +106,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     rows, columns = matrices.shape[-2:]
     wide = matrices if rows <= columns else matrices.mT
     wide = wide.bfloat16() if matrices.is_cuda else wide
-    wide = wide / wide.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1)
+    wide = wide / wide.flatten(1).norm(dim=1).clamp(min=TINY).view(-1, 1, 1)
     for _ in range(NUM_ITERATIONS):
         gram = wide @ wide.mT
         wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)

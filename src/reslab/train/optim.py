@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from reslab.errors import RequestError
 from reslab.train.lamb import Lamb
 from reslab.train.muon import Muon
 
@@ -124,7 +125,9 @@ def muon(
     lr: float = 0.05,
     momentum: float = 0.6,
     weight_decay: float = 0.0,
+    fixed_norm: bool = False,
     side_lr: float = 0.4,
+    side_momentum: float = 0.9,
     decay_norms: bool = False,
     norm_lr: float = 1.0,
 ) -> Muon:
@@ -133,12 +136,21 @@ def muon(
     Args:
         model: its first and last convolution or linear layer, in order of definition, are its ends.
         lr: rate of the orthogonal steps.
-        momentum: of both.
+        momentum: of the orthogonal steps.
         weight_decay: of both.
+        fixed_norm: keep the orthogonal weights at one norm; for networks whose layers are each followed by a norm.
         side_lr: rate of SGD.
+        side_momentum: of SGD.
         decay_norms: decay norms and biases too.
         norm_lr: share of ``side_lr`` that norms and biases learn at.
+
+    Raises:
+        RequestError: if the norm is to be fixed in a network without norms, where it decides what a layer does.
     """
+    if fixed_norm and not any(isinstance(module, NORMS) for module in model.modules()):
+        raise RequestError(
+            "optim.fixed_norm is for layers that a norm follows, and this network has no norms. Leave it out."
+        )
     inner = {id(layer.weight) for layer in inner_layers(model)}
     found = []
     for group in parameter_groups(model, weight_decay=weight_decay, decay_norms=decay_norms, norm_lr=norm_lr):
@@ -147,8 +159,9 @@ def muon(
             members = [p for p in group["params"] if (id(p) in inner) is orthogonal]
             share = scale if orthogonal else scale * side_lr / lr
             if members:
-                found.append({**group, "params": members, "orthogonal": orthogonal, "lr_scale": share})
-    return Muon(found, lr=lr, momentum=momentum)
+                kind = {"orthogonal": orthogonal, "momentum": momentum if orthogonal else side_momentum}
+                found.append({**group, "params": members, "lr_scale": share, **kind})
+    return Muon(found, lr=lr, fixed_norm=fixed_norm)
 
 
 def inner_layers(model: nn.Module) -> list[_ConvNd | nn.Linear]:

@@ -24,3 +24,9 @@ class SkippingOptimizer(Optimizer):
         if self.found_inf is not None:
             step = torch.where(self.found_inf > 0, 0.0, step)
         parameter.sub_(step, alpha=lr)
+
+    def rescale(self, parameter: Tensor, factor: Tensor) -> None:
+        """Parameter *= factor, unless the step is to be skipped."""
+        if self.found_inf is not None:
+            factor = torch.where(self.found_inf > 0, 1.0, factor)
+        parameter.mul_(factor)
