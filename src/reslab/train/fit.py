@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from reslab.errors import RequestError
 from reslab.records import BlockGradientRecord, EpochRecord, StepRecord
+from reslab.train.compiled import compiled
 from reslab.train.distributed import ALONE, Ranks, without_sync
 from reslab.train.evaluate import AmpKind, Batches, Task, autocast, evaluate, to_device
 from reslab.train.failure import NonFiniteError, Origin, find_origin
@@ -230,7 +231,7 @@ def fit(
     if (saved := recorder.restore()) is not None:
         progress, best = load_state(saved, model, optimizer, scaler, average)
     eager = ranks.wrap(model, device)
-    fast: nn.Module = torch.compile(eager) if options.compile else eager  # type: ignore[assignment]
+    fast = compiled(eager) if options.compile else eager
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     read_every = options.read_every or reading_interval(optimizer, options)
     meter, rates, waits = Meter(ranks, device), RateCheck(), Waits()

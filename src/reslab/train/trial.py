@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from reslab.errors import RequestError
+from reslab.train.compiled import compiled
 from reslab.train.evaluate import AmpKind, autocast, to_device
 
 AutoAmp = Literal["auto", "none", "bf16", "fp16"]
@@ -209,7 +210,7 @@ class Trial:
         layout = torch.channels_last if way.channels_last else torch.contiguous_format
         model = copy.deepcopy(self.model).to(memory_format=layout).train()
         images = to_device(self.images, self.images.device, channels_last=way.channels_last)
-        forward = torch.compile(model) if way.compile else model
+        forward = compiled(model) if way.compile else model
 
         def step() -> None:
             model.zero_grad(set_to_none=True)
