@@ -343,7 +343,7 @@ def check_batch(step: TrainingStep, batch_size: int, *, halve: bool, sharing: in
         if free is None:
             return batch_size
         memory = step_memory(step)
-        largest, needed = memory.largest(free // sharing), gib(memory.needs(batch_size))
+        largest, needed = memory.largest(free // sharing), f"{gib(memory.needs(batch_size))}, more"
     if batch_size <= largest:
         return batch_size
     if not largest:
