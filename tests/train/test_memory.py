@@ -93,7 +93,9 @@ def test_a_batch_that_fits_is_left_alone(monkeypatch):
 
 def test_one_that_does_not_is_refused_with_the_largest_that_does(monkeypatch):
     free(monkeypatch, 400 * MIB)
-    with pytest.raises(RequestError, match=r"takes .* GiB, more than the 400 MiB that are free.*--batch-size (\d+)") as told:
+    with pytest.raises(
+        RequestError, match=r"takes .* GiB, more than the 400 MiB that are free.*--batch-size (\d+)"
+    ) as told:
         check_batch(step(), 8192, halve=False)
     largest = int(str(told.value).split("--batch-size ")[1].split(".")[0])
     assert check_batch(step(), largest, halve=False) == largest

@@ -43,6 +43,12 @@ def test_what_was_asked_for_stays(monkeypatch):
     assert found.way == Way(amp="none", channels_last=True, threads=1)
 
 
+def test_a_gain_within_the_noise_changes_nothing(monkeypatch):
+    found = speed(monkeypatch, lambda way: 100 * (1.02 if way.amp == "bf16" else 1))
+    assert found.way.amp == "none"
+    assert "nothing tried was faster" in found.reason
+
+
 def test_with_nothing_open_nothing_is_measured(monkeypatch):
     wishes = Wishes("none", "off", "off", 3)
     found = speed(monkeypatch, lambda way: 1 / 0, wishes=wishes)

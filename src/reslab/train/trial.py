@@ -28,6 +28,8 @@ SHORT_RUN_S = 60.0
 """Expected length below which nothing is tried."""
 COMPILE_RUN_S = 600.0
 """Expected length from which torch.compile is tried: compiling takes up to a minute and has to be earned back."""
+WORTH = 1.03
+"""A change has to be so much faster than the way before it: less is noise, and the choice would differ from day to day."""
 LOOK_S = 0.5
 """Seconds that one way of running is measured for, at least."""
 
@@ -154,7 +156,7 @@ def fastest_way(trial: Trial, first: Way, wishes: Wishes, device: torch.device) 
         candidates.append(lambda way: replace(way, threads=way.threads // 2))
     for change in candidates:
         other = change(best)
-        best = other if trial.images_per_s(other) > trial.images_per_s(best) else best
+        best = other if trial.images_per_s(other) > WORTH * trial.images_per_s(best) else best
     return best
 
 
