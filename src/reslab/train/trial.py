@@ -29,7 +29,7 @@ SHORT_RUN_S = 60.0
 COMPILE_RUN_S = 600.0
 """Expected length from which torch.compile is tried: compiling takes up to a minute and has to be earned back."""
 WORTH = 1.03
-"""A change has to be so much faster than the way before it: less is noise, and the choice would differ from day to day."""
+"""A change has to be so much faster than the way before it: less is noise."""
 LOOK_S = 0.5
 """Seconds that one way of running is measured for, at least."""
 
