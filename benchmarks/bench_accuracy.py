@@ -6,7 +6,8 @@ CIFAR-10 network on 64 photographs of ants and bees, beside the same network fro
 measures the pace of fast-cifar as it comes beside plain fp32, a few hundred steps each.
 
 Runs go to `--out`, by default runs/accuracy, and go on where they were cut off. `--jobs 2` trains two seeds at a time,
-one thread each. `--save` puts each run's record beside the table: run.json in its first line, an epoch in each other.
+one thread each. `--save` puts each run's record beside the table, where there is a bar: run.json in its first line, an
+epoch in each other.
 """
 
 from __future__ import annotations
@@ -54,7 +55,18 @@ class Case:
     bar_s: float | None = None
 
 
-PHOTOS = ("--recipe", "finetune", "--model", "resnet20", "--data", "{data}/hymenoptera", "--image-size", "32")
+PHOTOS = (
+    "--recipe",
+    "finetune",
+    "--model",
+    "resnet20",
+    "--data",
+    "{data}/hymenoptera",
+    "--image-size",
+    "32",
+    "--shortcut",
+    "zero_pad_both",
+)
 TRAINED = ("--weights", "{data}/pretrained-cifar10/resnet20.safetensors")
 CASES = {
     "resnet20": [Case("resnet20 on cifar10", ("--model", "resnet20", *FAST), (0, 1, 2), bar=0.0875)],
@@ -172,7 +184,7 @@ def main() -> None:
             records = [folder.read_run() for folder in folders]
             rows.append(row_of(case, records))
             verdicts += verdicts_of(case, records)
-            if flags.save:
+            if flags.save and case.bar is not None:
                 for folder in folders:
                     keep(folder)
     report(
