@@ -105,8 +105,8 @@ class StepMemory:
     def largest(self, free_bytes: int) -> int:
         """The largest batch whose step fits into so many free bytes; 0 if none does."""
         room = usable(free_bytes) + self.paid_bytes - self.fixed_bytes
-        ends = sorted({HEAP_BYTES // size for size, _ in self.tensors if size <= HEAP_BYTES})
-        for low, high in reversed([*pairwise([0, *ends, MOST])]):  # between two ends an image costs the same
+        ends = {min(MOST, HEAP_BYTES // size) for size, _ in self.tensors}
+        for low, high in reversed([*pairwise(sorted({0, MOST} | ends))]):  # between two ends an image costs the same
             part = min(high, room // (self.cost(high) + self.parts * self.input_bytes))
             if part > low:
                 return part * self.parts
