@@ -25,7 +25,7 @@ from reslab.models.families import cifar
 from reslab.models.structure import read_structure
 from reslab.models.summary import describe_model, image_shape
 from reslab.models.table import CATALOG_FILE, catalog_rows
-from reslab.records import BlockGradientRecord, EpochRecord, Errors, RangeRecord, RangeStepRecord, RunRecord, StepRecord
+from reslab.records import BlockGradientRecord, EpochRecord, Errors, RangeRecord, RangeStep, RunRecord, StepRecord
 from reslab.report.structure import draw_structure
 
 DOCS = Path(__file__).parent
@@ -36,7 +36,7 @@ RECORDS = {
     "epochs.jsonl": EpochRecord,
     "probes.jsonl": BlockGradientRecord,
     "lr-range.json": RangeRecord,
-    "its steps": RangeStepRecord,
+    "its steps": RangeStep,
 }
 MARKED = re.compile(r"(<!-- generated: (?P<name>.+?) -->\n).*?(<!-- end -->)", re.S)
 

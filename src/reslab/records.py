@@ -537,15 +537,15 @@ class StructureRecord:
 
 
 @dataclass(frozen=True)
-class RangeStepRecord:
+class RangeStep:
     """One step of a learning-rate range test.
 
     Args:
         step: counts from 0.
         lr: rate of this step.
         loss: of its batch, before the weights move.
-        mean_lr: exponential average of the rates so far.
-        mean_loss: exponential average of the losses so far, of the same weights.
+        mean_lr: exponential average of the rates so far, over their logarithms, bias-corrected.
+        mean_loss: exponential average of the losses so far, with the same weights.
     """
 
     step: int
@@ -587,4 +587,4 @@ class RangeRecord:
     steepest_lr: float | None
     tenth_lr: float | None
     reason: str
-    steps: list[RangeStepRecord]
+    steps: list[RangeStep]

@@ -6,14 +6,15 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import make_loader
+from bright_data import make_loader
 from torch import nn
 
 from reslab.errors import RequestError
 from reslab.models.catalog import create_model
+from reslab.records import RangeStep
 from reslab.tasks.classify import Classify
 from reslab.train.fit import FitOptions
-from reslab.train.lr_range import Means, RangeStep, Sweep, lr_range_test, suggest, unchanged
+from reslab.train.lr_range import Means, Sweep, lr_range_test, suggest, unchanged
 from reslab.train.optim import adamw, sgd
 
 

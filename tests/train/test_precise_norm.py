@@ -1,7 +1,7 @@
 """Batch norm's statistics estimated again."""
 
 import torch
-from conftest import make_loader
+from bright_data import make_loader
 from torch import nn
 
 from reslab.models.catalog import create_model

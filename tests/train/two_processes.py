@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import make_loader
+from bright_data import make_loader
 
 from reslab.data.augment.options import Augmentation
 from reslab.data.augment.pipeline import BatchAugment

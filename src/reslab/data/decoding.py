@@ -72,6 +72,9 @@ def decoding(preprocess: Preprocess, augmentation: Augmentation, *, thumbnails: 
 
     Raises:
         RequestError: if there are thumbnails and the augmentation doesn't crop from them.
+
+    Deviates:
+        ``crop`` fills the border with the training mean rounded to one of 256 levels.
     """
     size = (preprocess.height, preprocess.width)
     if augmentation.geometry == "resized_crop_flip":

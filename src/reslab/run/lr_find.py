@@ -8,13 +8,13 @@ from pathlib import Path
 
 from reslab.config import RunConfig, build
 from reslab.errors import RequestError
-from reslab.records import RangeRecord, RangeStepRecord, StepRecord, encode, write_atomic
+from reslab.records import RangeRecord, RangeStep, StepRecord, encode, write_atomic
 from reslab.report.lr_range import lr_range_chart
 from reslab.report.theme import save_png
 from reslab.run.assemble import assemble
 from reslab.run.recorder import Display
 from reslab.train.distributed import ALONE, launched_ranks
-from reslab.train.lr_range import RangeStep, Sweep, lr_range_test
+from reslab.train.lr_range import Sweep, lr_range_test
 
 RECORD, CHART = "lr-range.json", "lr-range.png"
 
@@ -71,7 +71,7 @@ def find_lr(config: RunConfig, out: Path, *, sweep: Sweep, display: Display | No
         steepest_lr=found.suggestion.steepest,
         tenth_lr=found.suggestion.tenth,
         reason=found.suggestion.reason,
-        steps=[RangeStepRecord(**asdict(step)) for step in found.steps],
+        steps=list(found.steps),
     )
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / RECORD, encode(asdict(record), indent=2))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from reslab.errors import RequestError
+from reslab.records import RangeStep
 from reslab.train.evaluate import Batches, Task, autocast, to_device
 from reslab.train.fit import FitOptions, split_batch
 from reslab.train.optim import l1_penalty
@@ -92,25 +93,6 @@ class Sweep:
                 f"A range test needs at least {MIN_STEPS} steps to tell a fall from noise, got {self.steps};"
                 f" {MANY_STEPS} are usual, and 0 leaves the number open."
             )
-
-
-@dataclass(frozen=True)
-class RangeStep:
-    """One step of the test.
-
-    Args:
-        step: counts from 0.
-        lr: rate of this step.
-        loss: of its batch, before the weights move.
-        mean_lr: exponential average of the rates so far, over their logarithms, bias-corrected.
-        mean_loss: exponential average of the losses so far, with the same weights.
-    """
-
-    step: int
-    lr: float
-    loss: float
-    mean_lr: float
-    mean_loss: float
 
 
 @dataclass(frozen=True)

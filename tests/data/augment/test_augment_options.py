@@ -38,15 +38,18 @@ def test_bad_options_are_refused_where_they_are_made(options, sentence):
 
 
 def test_the_ends_of_the_ranges_are_allowed():
-    Augmentation(min_crop_area=1.0, policy_ops=1, policy_magnitude=0, colour_jitter=2.0, erasing=1.0, mixup=8.0)
-    Augmentation("crop_flip", alternate_flip=True, policy_magnitude=30, cutmix=1e-3)
+    low = Augmentation(min_crop_area=1.0, policy_ops=1, policy_magnitude=0, colour_jitter=2.0, erasing=1.0, mixup=8.0)
+    high = Augmentation("crop_flip", alternate_flip=True, policy_magnitude=30, cutmix=1e-3)
+    assert (low.min_crop_area, low.policy_magnitude, low.erasing, high.policy_magnitude) == (1.0, 0, 1.0, 30)
+    assert low.mixes
+    assert high.mixes
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("policy", POLICIES)
 def test_images_in_memory_and_photographs_take_every_geometry_and_policy(geometry, policy):
-    for in_memory in (True, False):
-        check_augmentation(Augmentation(geometry=geometry, policy=policy), in_memory=in_memory)
+    options = Augmentation(geometry=geometry, policy=policy)
+    assert [check_augmentation(options, in_memory=in_memory) for in_memory in (True, False)] == [None, None]
 
 
 def test_the_alternating_flip_is_for_images_in_memory():

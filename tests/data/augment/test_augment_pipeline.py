@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from dataclasses import replace
 
@@ -16,8 +17,10 @@ from torchvision.transforms import v2
 from reslab.data.augment import colour, erase, geometry, policies
 from reslab.data.augment.mix import mix_batch
 from reslab.data.augment.options import GEOMETRIES, POLICIES, Augmentation
-from reslab.data.augment.photos import after_crop, photo_transform
+from reslab.data.augment.photos import after_crop
 from reslab.data.augment.pipeline import BatchAugment, erase_and_mix, finish_batch
+from reslab.data.decoding import DecodedSplit
+from reslab.data.splits import EncodedSplit
 from reslab.data.transforms import Preprocess, to_tensor
 from reslab.errors import RequestError
 
@@ -196,6 +199,14 @@ def photograph(mode: str = "RGB") -> Image.Image:
     return Image.fromarray(pixels).convert(mode)
 
 
+def decoded(image: Image.Image, recorded: Preprocess, options: Augmentation) -> DecodedSplit:
+    """One photograph as the loader's workers read it."""
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    split = EncodedSplit([content.getvalue()], ["photograph.png"], torch.zeros(1, dtype=torch.int64), recorded.channels)
+    return DecodedSplit(split, recorded, options, seed=0)
+
+
 @pytest.mark.parametrize("kind", GEOMETRIES)
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -203,8 +214,7 @@ def test_photographs_become_levels_of_the_right_size_and_their_transform_can_be_
     channels = len(mode) // 3 * 2 + 1
     recorded = Preprocess(16, 12, channels, mean=(0.5,) * channels, std=(1.0,) * channels, resize=20)
     options = Augmentation(kind, policy=policy, colour_jitter=0.4)
-    transform = pickle.loads(pickle.dumps(photo_transform(recorded, options)))
-    found = transform(photograph(mode))
+    found, _ = pickle.loads(pickle.dumps(decoded(photograph(mode), recorded, options)))[0, 0]
     assert found.shape == (channels, 16, 12)
     assert found.dtype == torch.uint8
 
@@ -223,24 +233,24 @@ def test_photographs_become_levels_of_the_right_size_and_their_transform_can_be_
 def test_photographs_go_through_torchvisions_transforms_in_the_usual_order(options, policy):
     options = replace(options, min_crop_area=0.2, colour_jitter=0.3)
     steps = [v2.RandomResizedCrop(16, (0.2, 1)), v2.RandomHorizontalFlip(), v2.ColorJitter(0.3, 0.3, 0.3), policy]
-    ours, theirs = photo_transform(preprocess(), options), v2.Compose([*steps, v2.PILToTensor()])
+    ours, theirs = decoded(photograph(), preprocess(), options), v2.Compose(steps)
     for seed in range(20):
         torch.manual_seed(seed)
-        found = ours(photograph())
+        found = ours.after(ours.decode(ours.split, 0))
         torch.manual_seed(seed)
-        assert torch.equal(found, theirs(photograph()))
+        assert torch.equal(found, theirs(to_tensor(photograph())))
 
 
 def test_without_augmentation_a_photograph_is_only_fitted():
     recorded = Preprocess(16, 12, 3, mean=(0.5,) * 3, std=(1.0,) * 3, resize=20)
-    found = photo_transform(recorded, Augmentation())(photograph())
+    found, _ = decoded(photograph(), recorded, Augmentation())[0, 0]
     assert torch.equal(found, recorded.fit(photograph()))
 
 
 def test_shifted_photographs_are_filled_with_the_rounded_mean():
     recorded = Preprocess(16, 16, 3, mean=(0.5, 0.4, 0.3), std=(1.0,) * 3)
-    transform = photo_transform(recorded, Augmentation("crop"))
-    corners = {tuple(transform(Image.new("RGB", (16, 16)))[:, 0, 0].tolist()) for _ in range(40)}
+    black = decoded(Image.new("RGB", (16, 16)), recorded, Augmentation("crop"))
+    corners = {tuple(black[epoch, 0][0][:, 0, 0].tolist()) for epoch in range(40)}
     assert corners == {(0, 0, 0), (128, 102, 76)}
 
 
@@ -249,22 +259,21 @@ def test_the_smallest_crop_is_as_asked_for():
     recorded = Preprocess(32, 32, 1, mean=(0.5,), std=(1.0,))
     spans = []
     for min_area in (0.08, 0.9):
-        transform = photo_transform(recorded, Augmentation("resized_crop_flip", min_crop_area=min_area))
-        spans.append(min(int(crop.max()) - int(crop.min()) for crop in (transform(ramp) for _ in range(60))))
+        crops = decoded(ramp, recorded, Augmentation("resized_crop_flip", min_crop_area=min_area))
+        spans.append(min(int(crop.max()) - int(crop.min()) for crop, _ in (crops[epoch, 0] for epoch in range(60))))
     assert spans[0] < 120
     assert spans[1] > 190
 
 
 @pytest.mark.parametrize("options", [Augmentation("crop_flip"), Augmentation(colour_jitter=0.5)])
-def test_what_follows_the_crop_takes_images_and_tensors(options):
+def test_what_follows_the_crop_is_drawn_anew_each_time(options):
     transform = pickle.loads(pickle.dumps(after_crop(options)))
-    for image in (photograph(), to_tensor(photograph())):
-        outcomes = torch.stack([transform(image) for _ in range(20)])
-        assert outcomes.dtype == torch.uint8
-        assert outcomes.shape[1:] == (3, 30, 40)
-        assert len(outcomes.unique(dim=0)) == (2 if options.flips else 20)
+    outcomes = torch.stack([transform(to_tensor(photograph())) for _ in range(20)])
+    assert outcomes.dtype == torch.uint8
+    assert outcomes.shape[1:] == (3, 30, 40)
+    assert len(outcomes.unique(dim=0)) == (2 if options.flips else 20)
 
 
 def test_the_alternating_flip_is_refused_for_photographs():
     with pytest.raises(RequestError, match="kept in memory"):
-        photo_transform(preprocess(), Augmentation("crop_flip", alternate_flip=True))
+        decoded(photograph(), preprocess(), Augmentation("crop_flip", alternate_flip=True))
