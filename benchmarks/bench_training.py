@@ -38,8 +38,9 @@ from reslab.data.sources import find_source
 from reslab.errors import RequestError
 from reslab.records import StepRecord
 from reslab.tasks.classify import Classify
-from reslab.train.fit import FitOptions, Recorder, fit
+from reslab.train.fit import Recorder, fit
 from reslab.train.optim import sgd
+from reslab.train.options import FitOptions
 from reslab.train.schedule import constant
 from reslab.train.trial import Wishes, choose_speed
 

@@ -19,8 +19,9 @@ import reslab
 from reslab.records import EpochRecord, as_percent
 from reslab.tasks.classify import Classify
 from reslab.train.evaluate import evaluate
-from reslab.train.fit import FitOptions, Recorder, fit
+from reslab.train.fit import Recorder, fit
 from reslab.train.optim import sgd
+from reslab.train.options import FitOptions
 from reslab.train.schedule import cosine, warm_up
 
 

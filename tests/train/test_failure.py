@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from reslab.train.failure import NonFiniteError, find_origin
-from reslab.train.fit import FitOptions, fit
+from reslab.train.fit import fit
 from reslab.train.optim import sgd
+from reslab.train.options import FitOptions
 from reslab.train.schedule import constant
 
 

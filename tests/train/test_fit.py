@@ -13,8 +13,9 @@ from torch import nn
 from reslab.errors import RequestError
 from reslab.models.catalog import create_model
 from reslab.train.evaluate import evaluate
-from reslab.train.fit import FitOptions, Recorder, fit
+from reslab.train.fit import Recorder, fit
 from reslab.train.optim import sgd
+from reslab.train.options import FitOptions
 from reslab.train.schedule import constant, one_cycle
 
 GOLDEN = Path(__file__).parent / "golden_run.json"

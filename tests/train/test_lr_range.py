@@ -13,9 +13,9 @@ from reslab.errors import RequestError
 from reslab.models.catalog import create_model
 from reslab.records import RangeStep
 from reslab.tasks.classify import Classify
-from reslab.train.fit import FitOptions
 from reslab.train.lr_range import Means, Sweep, lr_range_test, suggest, unchanged
 from reslab.train.optim import adamw, sgd
+from reslab.train.options import FitOptions
 
 
 def taken(losses, sweep):

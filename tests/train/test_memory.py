@@ -9,9 +9,9 @@ from reslab.errors import RequestError
 from reslab.models.catalog import create_model
 from reslab.tasks.classify import Classify
 from reslab.train import free_memory, memory
-from reslab.train.fit import FitOptions
 from reslab.train.memory import StepMemory, TrainingStep, check_batch, gib, largest_batch, search, step_memory
 from reslab.train.optim import sgd
+from reslab.train.options import FitOptions
 
 MIB = 2**20
 

@@ -5,8 +5,9 @@ import torch
 
 from reslab.models.catalog import create_model
 from reslab.train.failure import NonFiniteError
-from reslab.train.fit import FitOptions, Recorder, fit
+from reslab.train.fit import Recorder, fit
 from reslab.train.optim import lamb, muon, sgd
+from reslab.train.options import FitOptions
 from reslab.train.rates import Hold, RateCheck, set_rate
 from reslab.train.schedule import constant
 

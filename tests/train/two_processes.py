@@ -15,8 +15,9 @@ from reslab.models.catalog import create_model
 from reslab.tasks.classify import Classify
 from reslab.train.distributed import joined, launched_ranks
 from reslab.train.evaluate import evaluate
-from reslab.train.fit import FitOptions, Recorder, fit
+from reslab.train.fit import Recorder, fit
 from reslab.train.optim import sgd
+from reslab.train.options import FitOptions
 from reslab.train.schedule import constant
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from reslab.models.architecture import Changes
     from reslab.tasks.classify import Classify
     from reslab.train.distributed import Ranks
-    from reslab.train.fit import FitOptions
+    from reslab.train.options import FitOptions
     from reslab.train.schedule import Schedule
     from reslab.train.trial import Way, Wishes
 
@@ -214,7 +214,7 @@ def with_way(config: RunConfig, way: Way) -> RunConfig:
 
 def options(config: RunConfig, *, total_steps: int, device: torch.device, ranks: Ranks, depth: int) -> FitOptions:
     """What ``fit`` needs besides model, data, optimiser and schedule; of a config with its speed chosen."""
-    from reslab.train.fit import FitOptions
+    from reslab.train.options import FitOptions
     from reslab.train.rates import Hold
 
     train, schedule = config.train, config.schedule

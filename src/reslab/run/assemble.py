@@ -22,8 +22,8 @@ from reslab.run.recorder import Display
 from reslab.run.speed import choose
 from reslab.tasks.classify import Classify
 from reslab.train.distributed import Ranks
-from reslab.train.fit import FitOptions, check_options
 from reslab.train.memory import TrainingStep, check_batch
+from reslab.train.options import FitOptions, check_options
 from reslab.train.schedule import Schedule
 from reslab.train.seeds import seed_everything
 from reslab.train.trial import check_amp

@@ -20,8 +20,9 @@ from reslab.run.measure import evaluate_split
 from reslab.run.recorder import Display, Follower, RunRecorder
 from reslab.train.distributed import joined, launched_ranks, local_device
 from reslab.train.failure import NonFiniteError
-from reslab.train.fit import FitResult, Weights, copy_weights, fit
+from reslab.train.fit import FitResult, fit
 from reslab.train.precise_norm import reestimate_norms
+from reslab.train.progress import Weights, copy_weights
 
 
 @dataclass(frozen=True)

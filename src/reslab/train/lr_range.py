@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from reslab.errors import RequestError
 from reslab.records import RangeStep
-from reslab.train.evaluate import Batches, Task, autocast, to_device
-from reslab.train.fit import FitOptions, split_batch
+from reslab.train.backward import backward
+from reslab.train.evaluate import Batches, Task, to_device
 from reslab.train.optim import l1_penalty
+from reslab.train.options import FitOptions
 from reslab.train.rates import set_rate
 from reslab.train.trial import untouched
 
@@ -197,12 +198,7 @@ def take_step(
     images = to_device(images, options.device, channels_last=options.channels_last)
     labels = labels.to(options.device, non_blocking=True)
     optimizer.zero_grad(set_to_none=True)
-    loss = torch.zeros((), device=options.device)
-    for part, part_labels in split_batch(images, labels, options.accumulate):
-        with autocast(options.amp, options.device):
-            part_loss = task.loss(model(part), part_labels) * (len(part) / len(images))
-        scaler.scale(part_loss).backward()
-        loss += part_loss.detach()
+    loss, _ = backward(model, task, images, labels, options=options, scaler=scaler)
     if options.l1:
         scaler.scale(options.l1 * l1_penalty(model)).backward()
     scaler.unscale_(optimizer)

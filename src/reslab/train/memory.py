@@ -22,10 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from reslab.errors import RequestError
+from reslab.train.backward import backward
 from reslab.train.evaluate import Task, autocast, to_device
-from reslab.train.fit import FitOptions, split_batch
 from reslab.train.free_memory import free_memory
 from reslab.train.lr_range import unchanged
+from reslab.train.options import FitOptions
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 INPUT_COPIES = 4
@@ -308,10 +309,8 @@ def fits(step: TrainingStep, batch_size: int) -> bool:
     step.optimizer.zero_grad(set_to_none=True)
     try:
         images, labels = random_batch(step, batch_size)
-        for part, part_labels in split_batch(images, labels, min(batch_size, step.options.accumulate)):
-            with autocast(step.options.amp, step.options.device):
-                loss = step.task.loss(step.model(part), part_labels)
-            loss.backward()
+        scaler = torch.amp.GradScaler(step.options.device.type, enabled=False)
+        backward(step.model, step.task, images, labels, options=step.options, scaler=scaler)
         step.optimizer.step()
         torch.cuda.synchronize(step.options.device)
     except torch.OutOfMemoryError:
