@@ -9,7 +9,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from reslab import records
 from reslab.records import (
     NON_FINITE,
     SCHEMA_VERSION,
@@ -237,7 +236,7 @@ def test_write_atomic_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch, f
         raise error
 
     if failing == "fsync":
-        monkeypatch.setattr(records.os, "fsync", fail)
+        monkeypatch.setattr(os, "fsync", fail)
     else:
         monkeypatch.setattr(type(path), "replace", fail)
     with pytest.raises(type(error)):
@@ -250,7 +249,7 @@ def test_write_atomic_leaves_nothing_where_there_was_nothing(tmp_path, monkeypat
     def fail(_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(records.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         write_atomic(tmp_path / "run.json", "new")
     assert os.listdir(tmp_path) == []
