@@ -26,7 +26,7 @@ TINY = ["train", "--model", "resnet8", "--data", "digits", "--steps", "2", "--th
 TRAIN_FLAGS = """
     --model --shortcut --connection --order --norm --drop-path --zero-init-residual --dropout --checkpoint-blocks
     --weights
-    --data --data-dir --download --val-split --augment --policy --erasing --mixup --cutmix
+    --data --data-dir --download --val-split --test --augment --policy --erasing --mixup --cutmix
     --image-size --batch-size --fit-batch --workers --cache-mib
     --opt --lr --momentum --nesterov --weight-decay --clip-grad --sched --warmup-epochs
     --epochs --steps --label-smoothing --amp --channels-last --compile --accumulate --ema-decay --patience
@@ -130,6 +130,19 @@ def test_evaluate_says_what_the_run_says(reslab, tiny_run):
     last = json.loads(reslab("evaluate", tiny_run, "--weights", "last", "--json").out)
     assert last["error"] == record.last.test_error
     assert f"{100 * record.best.test_error:.2f} %" in reslab("evaluate", tiny_run).out
+
+
+def test_a_search_leaves_the_test_set_alone(reslab, tmp_path):
+    answer = reslab(*TINY, "--no-test", "--out", tmp_path / "search")
+    assert answer.code == 0, answer.err
+    record = RunFolder(tmp_path / "search").read_run()
+    assert record.last.test_error is None
+    assert record.last.val_error is not None
+    assert record.protocol["test"] == "not read, as asked (data.test)"
+    assert record.data["num_test"] is None
+    assert json.loads(reslab("evaluate", tmp_path / "search", "--json").out)["split"] == "val"
+    asked = json.loads(reslab("evaluate", tmp_path / "search", "--split", "test", "--json").out)
+    assert asked["split"] == "test"  # whoever asks for it by name gets it
 
 
 def test_predict_files_and_folders(reslab, tiny_run, photo):

@@ -11,7 +11,7 @@ import safetensors
 import safetensors.torch
 import torch
 import torchvision
-from conftest import images, scramble
+from networks import images, scramble
 
 from reslab.models.catalog import create_model
 from reslab.weights.convert import convert

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from conftest import images, scramble
+from networks import images, scramble
 from torch import Tensor
 
 from reslab.models.catalog import create_model

@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import images
+from networks import images
 
 from reslab.errors import RequestError
 from reslab.models.catalog import create_model

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import safetensors.torch
 import torch
-from conftest import images, scramble
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import images, scramble
 
 from reslab.errors import RequestError
 from reslab.models.architecture import Architecture

@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
-from conftest import images, scramble
+from networks import images, scramble
 from torch import nn
 
 import reslab

@@ -6,6 +6,7 @@ They import torch and the rooms only when they are called, so that ``--help`` an
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, cast
@@ -95,11 +96,12 @@ def source(config: DataConfig) -> Source:
 
 
 def data(config: DataConfig, source: Source, *, seed: int, preprocess: Preprocess | None = None) -> Data:
-    """The data, split and decoded."""
+    """The data, split and decoded; without its test split if that is to be left alone."""
     from reslab.data.prepare import prepare
 
+    splits = {name: split for name, split in source.splits.items() if config.test or name != "test"}
     return prepare(
-        source,
+        replace(source, splits=splits),
         val_split=config.val_split,
         seed=seed,
         image_size=config.image_size or None,

@@ -18,6 +18,7 @@ FLAGS: dict[str, str] = {
     "data_dir": "data.dir",
     "download": "data.download",
     "val_split": "data.val_split",
+    "test": "data.test",
     "augment": "data.augment",
     "policy": "data.policy",
     "erasing": "data.erasing",

@@ -73,6 +73,10 @@ class DataConfig(Section):
     val_split: NotNegative = Field(
         0.1, description="Share or number of training images for validation, where there is no validation split."
     )
+    test: bool = Field(
+        True,
+        description="Read the test split, once, after training; leave it alone while you search a recipe.",
+    )
     augment: Literal["auto", "none", "crop", "crop_flip", "resized_crop_flip"] = Field(
         "auto", description="Crops and flips while training; auto is what suits the data."
     )

@@ -53,7 +53,7 @@ def protocol_of(config: RunConfig, data: Data) -> dict[str, Any]:
         "reproduces": "He et al. 2015, sec. 4.2" if is_of_the_paper(config) else "no experiment of the paper",
         "validation": validation_of(config, data),
         "best": "none: no validation split" if data.val is None else "lowest validation error, ties by loss",
-        "test": "none: no test split" if data.test is None else "read once, after training, for last and best weights",
+        "test": test_of(config, data),
         "training_error": "clean: eval mode, no augmentation, over all training images",
         "precision": config.train.amp if config.train.amp != "none" else "fp32",
         "weights": "moving average" if config.train.ema_decay else "as trained",
@@ -61,6 +61,13 @@ def protocol_of(config: RunConfig, data: Data) -> dict[str, Any]:
         if isinstance(data.train, ArraySplit)
         else "labels, and names and sizes of files",
     }
+
+
+def test_of(config: RunConfig, data: Data) -> str:
+    """What the test images were read for."""
+    if not config.data.test:
+        return "not read, as asked (data.test)"
+    return "none: no test split" if data.test is None else "read once, after training, for last and best weights"
 
 
 def validation_of(config: RunConfig, data: Data) -> str:

@@ -96,6 +96,7 @@ def evaluate_run(
             "name": data or where_now(config.data.name, folder),
             "val_split": 0 if data else config.data.val_split,
             "dir": data_dir or config.data.dir,
+            "test": config.data.test or split == "test",
             "channels": trained.preprocess.channels,
         }
     )
