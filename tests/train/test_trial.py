@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from reslab.errors import RequestError
 from reslab.train import trial
-from reslab.train.trial import Speed, Way, Wishes, check_amp, choose_speed
+from reslab.train.trial import Speed, Way, Wishes, choose_speed
 
 CPU = torch.device("cpu")
 LONG = 10**7
@@ -106,12 +105,3 @@ def test_a_real_trial_leaves_no_trace():
     assert all(p.grad is None for p in model.parameters())
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
-
-
-def test_fp16_on_a_cpu_that_cannot_is_refused(monkeypatch):
-    monkeypatch.setattr(trial, "cpu_has_fp16", lambda: False)
-    monkeypatch.setattr(trial, "has_bf16", lambda device: True)
-    with pytest.raises(RequestError, match=r"can't compute in fp16 .* Use --amp bf16"):
-        check_amp("fp16", CPU)
-    monkeypatch.setattr(trial, "cpu_has_fp16", lambda: True)
-    check_amp("fp16", CPU)

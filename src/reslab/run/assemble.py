@@ -24,9 +24,9 @@ from reslab.tasks.classify import Classify
 from reslab.train.distributed import Ranks
 from reslab.train.memory import TrainingStep, check_batch
 from reslab.train.options import FitOptions, check_options
+from reslab.train.precision import check_amp
 from reslab.train.schedule import Schedule
 from reslab.train.seeds import seed_everything
-from reslab.train.trial import check_amp
 from reslab.weights.load import load_weights
 
 

@@ -17,11 +17,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from reslab.errors import RequestError
 from reslab.train.compiled import compiled
 from reslab.train.evaluate import AmpKind, autocast, to_device
+from reslab.train.precision import AutoAmp, check_amp, has_bf16
 
-AutoAmp = Literal["auto", "none", "bf16", "fp16"]
 Switch = Literal["auto", "on", "off"]
 
 SHORT_RUN_S = 60.0
@@ -243,24 +242,3 @@ def untouched(device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 itself."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def cpu_has_fp16() -> bool:
-    """Whether the processor computes in float16 itself."""
-    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-
-
-def check_amp(amp: AutoAmp, device: torch.device) -> None:
-    """Refuses fp16 where the device computes in it only by conversion, or not at all."""
-    if amp == "fp16" and device.type == "cpu" and not cpu_has_fp16():
-        other = "--amp bf16" if has_bf16(device) else "--amp none"
-        raise RequestError(f"This CPU can't compute in fp16 (it needs AVX512-FP16 or ARM's FP16). Use {other}.")
-    if amp == "bf16" and device.type == "cuda" and not has_bf16(device):
-        raise RequestError(f"{torch.cuda.get_device_name(device)} can't compute in bf16. Use --amp fp16.")
