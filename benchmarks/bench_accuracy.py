@@ -29,7 +29,7 @@ from reslab.records import RunFolder, RunRecord, encode
 
 FAST = ("--recipe", "fast-cifar", "--val-split", "0")
 PLAIN = ("--amp", "none", "--channels-last", "off", "--compile", "off")
-UNMIRRORED = ("--augment", "crop", "--set", "data.alternate_flip=false")
+DIGITS = ("--augment", "crop", "--set", "data.alternate_flip=false", "--set", "data.max_shift=2")
 PACE_STEPS = 200
 CIFAR_TRAIN = 50_000
 
@@ -74,7 +74,7 @@ CASES = {
     "mnist": [
         Case(
             "resnet20 on mnist",
-            ("--model", "resnet20", *FAST, "--data", "mnist", "--epochs", "3", *UNMIRRORED),
+            ("--model", "resnet20", *FAST, "--data", "mnist", "--epochs", "3", *DIGITS),
             (0, 1, 2),
             bar=0.006,
             bar_s=300,
