@@ -1,0 +1,209 @@
+"""Splits the gradient at each residual addition into what came through the shortcut and what came through the branch.
+
+Block: ``y = S(x) + B(x)``, and what follows is ``phi(y)``. With ``u = dL/dy`` the gradient at ``x`` is exactly
+``S'(x)^T u + B'(x)^T u``, plus what came from elsewhere if ``x`` is used elsewhere too. Each part is read from the
+edges of the graph that autograd walks anyway: nothing is computed twice, and nothing is approximated.
+
+Shape letters: N samples, D all other dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reslab.probe.graph import Addition, Graph, Side
+
+ACTIVATION = re.compile(r"^(Relu|Gelu|Silu|Elu|Tanh|Sigmoid|LeakyRelu|Hardswish|Hardtanh|Prelu|Mish|Softplus)")
+"""Names of nodes that may follow an addition: what they let through is the mask."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The gradient at one addition's fork, in parts; norms are those of one sample, as root mean square over the batch.
+
+    Args:
+        whole: norm of the gradient at the fork.
+        shortcut: norm of the part that came through the shortcut.
+        branch: norm of the part that came through the branch.
+        other: norm of what came from elsewhere, or through both at once.
+        shortcut_share: of the whole, signed: the projection of the part on the whole. All shares add up to 1.
+        branch_share: the same of the branch.
+        other_share: the same of the rest.
+        cosine: between the shortcut's and the branch's part.
+        pass_through: energy that the activation after the addition lets through, as a share; 1 without one.
+        shortcut_gain: norm of the shortcut's part over that of the gradient that arrives at the addition.
+        gap: norm of the whole less all parts, over the whole: rounding. NaN unless it was asked for.
+    """
+
+    whole: float
+    shortcut: float
+    branch: float
+    other: float
+    shortcut_share: float
+    branch_share: float
+    other_share: float
+    cosine: float
+    pass_through: float
+    shortcut_gain: float
+    gap: float
+
+
+@dataclass
+class _Parts:
+    """What has arrived of one addition in this backward pass."""
+
+    sides: dict[Side, Tensor] = field(default_factory=dict)
+    arriving: Tensor | None = None
+    after: Tensor | None = None
+
+    def add(self, side: Side, gradient: Tensor | None) -> None:
+        if gradient is not None:
+            self.sides[side] = self.sides[side] + gradient if side in self.sides else gradient
+
+
+class Splitter:
+    """Hooks the graph of one forward pass; its backward pass then leaves the numbers.
+
+    Args:
+        graph: of the forward pass.
+        additions: those to split.
+        num_samples: N; gradients of a mean loss are those of one sample's loss over N, which is undone.
+        check: also measure by how much the parts miss the whole.
+
+    Example:
+        >>> x, weight = torch.ones(2, 3, requires_grad=True), torch.zeros(3, 3, requires_grad=True)
+        >>> y = x + x @ weight
+        >>> graph = Graph(y.grad_fn, [torch.autograd.graph.get_gradient_edge(x).node])
+        >>> splitter = Splitter(graph, graph.additions(), num_samples=2)
+        >>> y.mean().backward()
+        >>> splitter.read()[0].shortcut_share
+        1.0
+    """
+
+    def __init__(self, graph: Graph, additions: Sequence[Addition], *, num_samples: int, check: bool = False) -> None:
+        self.num_samples, self.check = num_samples, check
+        self.parts = [_Parts() for _ in additions]
+        self.rows: list[Tensor | None] = [None for _ in additions]
+        self.handles: list[Any] = []
+        for index, addition in enumerate(additions):
+            self._hook(index, graph, addition)
+
+    def _hook(self, index: int, graph: Graph, addition: Addition) -> None:
+        parts, nodes = self.parts[index], graph.nodes
+        for side, edges in addition.edges.items():
+            for consumer, position in edges:
+                self.handles.append(nodes[consumer].register_hook(_taker(parts, side, position)))
+
+        def arrive(gradients: tuple[Tensor | None, ...]) -> None:
+            parts.arriving = gradients[0]
+
+        def leave(gradients: tuple[Tensor | None, ...]) -> None:
+            parts.after = gradients[0]
+
+        def finish(gradients: tuple[Tensor | None, ...]) -> None:
+            whole = gradients[addition.output]
+            if whole is not None:
+                self.rows[index] = self._measure(whole, parts)
+            parts.sides.clear()
+            parts.arriving = parts.after = None
+
+        self.handles.append(nodes[addition.node].register_prehook(arrive))
+        if (mask := mask_after(graph, addition)) is not None:
+            self.handles.append(nodes[mask].register_prehook(leave))
+        fork = nodes[addition.fork]
+        variable = getattr(fork, "variable", None)
+        if variable is None:
+            self.handles.append(fork.register_prehook(finish))
+        else:  # the input itself: its hook runs on the gradient before it is accumulated
+            self.handles.append(variable.register_hook(lambda gradient: finish((gradient,))))
+
+    def _measure(self, whole: Tensor, parts: _Parts) -> Tensor:
+        """Sums over the batch of squares and products, (10,), still on the device, in the order of ``split_of``."""
+        zero = whole.new_zeros((), dtype=torch.float64)
+        found = {side: part.double() for side, part in parts.sides.items()}
+        full = whole.double()
+        shortcut, branch, other = (found.get(side) for side in ("shortcut", "branch", "other"))
+        arriving = None if parts.arriving is None else square(parts.arriving.double())
+        after = arriving if parts.after is None else square(parts.after.double())
+        gap = zero.new_full((), torch.nan)
+        if self.check:
+            gap = square(full - sum(found.values(), torch.zeros_like(full)))
+        return torch.stack([
+            square(full),
+            zero if shortcut is None else square(shortcut),
+            zero if branch is None else square(branch),
+            zero if other is None else square(other),
+            zero if shortcut is None or branch is None else (shortcut * branch).sum(),
+            zero if shortcut is None else (shortcut * full).sum(),
+            zero if branch is None else (branch * full).sum(),
+            zero if arriving is None else arriving,
+            zero if after is None else after,
+            gap,
+        ])  # fmt: skip
+
+    def read(self) -> list[Split | None]:
+        """A split for each addition; None for one that no gradient has reached."""
+        found = [row for row in self.rows if row is not None]
+        numbers = iter(torch.stack(found).tolist() if found else [])
+        return [None if row is None else split_of(next(numbers), self.num_samples) for row in self.rows]
+
+    def close(self) -> None:
+        """Removes the hooks."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+
+
+def _taker(parts: _Parts, side: Side, position: int) -> Callable[[Sequence[Any], Sequence[Any]], None]:
+    def take(grad_inputs: Sequence[Tensor | None], grad_outputs: Sequence[Tensor | None]) -> None:
+        parts.add(side, grad_inputs[position])
+
+    return take
+
+
+def mask_after(graph: Graph, addition: Addition) -> int | None:
+    """The activation that alone uses the sum, if there is one."""
+    users = graph.users[addition.node]
+    if len(users) != 1 or not ACTIVATION.match(graph.names[users[0][0]]):
+        return None
+    return users[0][0]
+
+
+def square(values: Tensor) -> Tensor:
+    """Sum of squares, 0-dim."""
+    return values.square().sum()
+
+
+def split_of(numbers: Sequence[float], num_samples: int) -> Split:
+    """From sums over the batch to norms, shares and the cosine."""
+    whole, shortcut, branch, other, both, shortcut_whole, branch_whole, arriving, after, gap = numbers
+
+    def norm(square: float) -> float:
+        return math.sqrt(square * num_samples)
+
+    shortcut_share, branch_share = over(shortcut_whole, whole), over(branch_whole, whole)
+    return Split(
+        whole=norm(whole),
+        shortcut=norm(shortcut),
+        branch=norm(branch),
+        other=norm(other),
+        shortcut_share=shortcut_share,
+        branch_share=branch_share,
+        other_share=1 - shortcut_share - branch_share if other else 0.0,
+        cosine=over(both, math.sqrt(shortcut * branch)),
+        pass_through=over(arriving, after),
+        shortcut_gain=math.sqrt(over(shortcut, arriving)),
+        gap=math.sqrt(over(gap, whole)),
+    )
+
+
+def over(part: float, whole: float) -> float:
+    """A ratio; NaN where there is nothing to compare with."""
+    return part / whole if whole else math.nan

@@ -1,0 +1,117 @@
+"""The parts of the gradient are exact: they add up to the whole, and each is what autograd gives for it alone."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+
+import reslab
+from reslab.probe.graph import Graph
+from reslab.probe.split import Split, Splitter
+
+
+def splits_of(model: nn.Module, images: Tensor) -> list[Split]:
+    images = images.detach().requires_grad_()
+    loss = model(images).square().mean(dim=-1).mean()
+    graph = Graph(loss.grad_fn, [get_gradient_edge(images).node])
+    splitter = Splitter(graph, graph.additions(), num_samples=len(images), check=True)
+    loss.backward()
+    found = splitter.read()
+    splitter.close()
+    assert None not in found
+    return found
+
+
+NETWORKS = {
+    "post-activation": lambda: reslab.create_model("resnet20", num_classes=3),
+    "pre-activation": lambda: reslab.create_model("preresnet20", num_classes=3),
+    "projection": lambda: reslab.create_model("resnet20", num_classes=3, shortcut="projection"),
+    "gates": lambda: reslab.create_model("highway20", num_classes=3),
+    "drop path": lambda: reslab.create_model("resnet20", num_classes=3, drop_path=0.5),
+    "squeeze and excitation": lambda: reslab.create_model("seresnet20", num_classes=3),
+    "torchvision, in place": lambda: torchvision.models.resnet18(num_classes=3),
+    "layer scale": lambda: torchvision.models.convnext_tiny(num_classes=3),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_parts_add_up_to_the_whole(name):
+    torch.manual_seed(0)
+    model = NETWORKS[name]().double().train()
+    with torch.no_grad():
+        for parameter in model.parameters():  # the weights of gates begin at zero
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    splits = splits_of(model, torch.randn(4, 3, 32, 32, dtype=torch.float64))
+    for split in splits:
+        assert split.gap <= 1e-12
+        assert split.shortcut_share + split.branch_share + split.other_share == pytest.approx(1, abs=1e-12)
+        assert (split.other_share == 0) == (name != "gates")
+
+
+class Net(nn.Module):
+    """One residual block between two layers; its parts can be asked for one by one."""
+
+    def __init__(self, after) -> None:
+        super().__init__()
+        self.stem, self.first, self.second, self.head = (nn.Linear(6, 6) for _ in range(4))
+        self.after = after
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.x = self.stem(images)
+        self.shortcut, self.branch = self.x, self.second(F.relu(self.first(self.x)))
+        self.sum = self.shortcut + self.branch
+        return self.head(self.after(self.sum))
+
+
+@pytest.mark.parametrize("after", [lambda y: y, F.relu], ids=["pre", "post"])
+def test_the_parts_are_those_that_autograd_gives_one_by_one(after):
+    torch.manual_seed(1)
+    model, images = Net(after).double(), torch.randn(5, 6, dtype=torch.float64)
+    (split,) = splits_of(model, images)
+    loss = model(images).square().mean(dim=-1).mean()
+    (arriving,) = torch.autograd.grad(loss, model.sum, retain_graph=True)
+    (whole,) = torch.autograd.grad(loss, model.x, retain_graph=True)
+    (branch,) = torch.autograd.grad(model.branch, model.x, arriving, retain_graph=True)
+
+    def norm(gradient: Tensor) -> float:  # of one sample's own loss: a mean over 5 was undone
+        return (gradient * 5).flatten(1).norm(dim=1).square().mean().sqrt().item()
+
+    assert split.whole == pytest.approx(norm(whole), rel=1e-12)
+    assert split.shortcut == pytest.approx(norm(arriving), rel=1e-12)
+    assert split.branch == pytest.approx(norm(branch), rel=1e-12)
+    assert split.cosine == pytest.approx(F.cosine_similarity(arriving.flatten(), branch.flatten(), dim=0).item())
+    assert split.branch_share == pytest.approx(((branch * whole).sum() / whole.square().sum()).item())
+    assert split.shortcut_gain == pytest.approx(1)
+    if after is F.relu:
+        (next_one,) = torch.autograd.grad(model.head(y := F.relu(model.sum)).square().mean(dim=-1).mean(), y)
+        expected = arriving.square().sum() / next_one.square().sum()
+        assert split.pass_through == pytest.approx(expected.item())
+        assert split.pass_through < 1
+    else:
+        assert split.pass_through == 1
+
+
+def test_a_tap_on_the_stream_is_the_other_part():
+    weight, x = torch.eye(3, dtype=torch.float64).requires_grad_(), torch.ones(2, 3, dtype=torch.float64)
+    x.requires_grad_()
+    stream = x * 2
+    loss = (stream + stream @ weight).sum() + 10 * stream.sum()
+    graph = Graph(loss.grad_fn, [get_gradient_edge(x).node])
+    splitter = Splitter(graph, graph.additions(), num_samples=1, check=True)
+    loss.backward()
+    (split,) = splitter.read()
+    assert split.other_share == pytest.approx(10 / 12)
+    assert split.gap == 0
+
+
+def test_a_branch_that_starts_at_zero_has_no_share():
+    model = reslab.create_model("resnet20", num_classes=3, zero_init_residual=True).double()
+    splits = splits_of(model, torch.randn(4, 3, 32, 32, dtype=torch.float64))
+    assert all(split.branch == 0 and split.branch_share == 0 for split in splits)
+    assert all(math.isnan(split.cosine) for split in splits)
