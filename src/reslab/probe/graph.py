@@ -82,15 +82,15 @@ class Graph:
     def __init__(self, loss: Node, sources: Iterable[Node]) -> None:
         self.nodes = in_order(loss)
         self.names = [node.name() for node in self.nodes]
-        place = {node: index for index, node in enumerate(self.nodes)}
-        self.sources = frozenset(place[node] for node in sources if node in place)
+        self.place = {node: index for index, node in enumerate(self.nodes)}
+        self.sources = frozenset(self.place[node] for node in sources if node in self.place)
         # inputs of every node that come from the data: (place, output of that node, which input); others are weights
         self.inputs: list[list[tuple[int, int, int]]] = []
         self.rank: list[int] = []
         """Of every node: the largest rank of a parameter that reaches it past the data."""
         self.is_data: list[bool] = []
         for index, node in enumerate(self.nodes):
-            before = [(place[n], output, i) for i, (n, output) in enumerate(node.next_functions) if n is not None]
+            before = [(self.place[n], output, i) for i, (n, output) in enumerate(node.next_functions) if n is not None]
             mine = [found for found in before if self.is_data[found[0]]]
             self.inputs.append(mine)
             self.is_data.append(bool(mine) or index in self.sources)

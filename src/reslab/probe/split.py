@@ -126,27 +126,30 @@ class Splitter:
 
     def _measure(self, whole: Tensor, parts: _Parts) -> Tensor:
         """Sums over the batch of squares and products, (10,), still on the device, in the order of ``split_of``."""
-        zero = whole.new_zeros((), dtype=torch.float64)
-        found = {side: part.double() for side, part in parts.sides.items()}
-        full = whole.double()
-        shortcut, branch, other = (found.get(side) for side in ("shortcut", "branch", "other"))
-        arriving = None if parts.arriving is None else square(parts.arriving.double())
-        after = arriving if parts.after is None else square(parts.after.double())
-        gap = zero.new_full((), torch.nan)
-        if self.check:
-            gap = square(full - sum(found.values(), torch.zeros_like(full)))
-        return torch.stack([
-            square(full),
-            zero if shortcut is None else square(shortcut),
-            zero if branch is None else square(branch),
-            zero if other is None else square(other),
-            zero if shortcut is None or branch is None else (shortcut * branch).sum(),
-            zero if shortcut is None else (shortcut * full).sum(),
-            zero if branch is None else (branch * full).sum(),
-            zero if arriving is None else arriving,
-            zero if after is None else after,
-            gap,
-        ])  # fmt: skip
+        shortcut, branch, other = (parts.sides.get(side) for side in ("shortcut", "branch", "other"))
+        square, both = dot(shortcut, shortcut), dot(shortcut, branch)
+        arriving = square if parts.arriving is shortcut else dot(parts.arriving, parts.arriving)
+        found = [
+            dot(whole, whole),
+            square,
+            dot(branch, branch),
+            dot(other, other),
+            both,
+            square + both if other is None else dot(shortcut, whole),
+            dot(branch, whole),
+            arriving,
+            arriving if parts.after is None else dot(parts.after, parts.after),
+            self._gap(whole, parts),
+        ]
+        return torch.stack([number.to(whole.device) for number in found])
+
+    def _gap(self, whole: Tensor, parts: _Parts) -> Tensor:
+        if not self.check:
+            return torch.full((), math.nan, dtype=torch.float64, device=whole.device)
+        missing = whole.double()
+        for part in parts.sides.values():
+            missing = missing - part.double()
+        return dot(missing, missing)
 
     def read(self) -> list[Split | None]:
         """A split for each addition; None for one that no gradient has reached."""
@@ -176,9 +179,31 @@ def mask_after(graph: Graph, addition: Addition) -> int | None:
     return users[0][0]
 
 
-def square(values: Tensor) -> Tensor:
-    """Sum of squares, 0-dim."""
-    return values.square().sum()
+TINY = 1e-20
+"""Sums of squares below it are taken again in double precision: single precision would round them to 0."""
+NONE = torch.zeros((), dtype=torch.float64)
+
+
+def dot(first: Tensor | None, second: Tensor | None) -> Tensor:
+    """Sum of products, 0-dim, in double precision; 0 where one of the two is absent.
+
+    The CPU sums in single precision what is in single precision, since that reads each value once.
+    """
+    if first is None or second is None:
+        return NONE
+    if first.device.type == "cpu":
+        total = torch.dot(*flat(first.float(), second.float())) if first.dtype != torch.float64 else NONE
+        if total.abs() > TINY:
+            return total.double()
+    return torch.dot(*flat(first.double(), second.double()))
+
+
+def flat(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as vectors in one order: that of memory, where it is the same, without a copy."""
+    is_dense = first.is_contiguous() or (first.ndim == 4 and first.is_contiguous(memory_format=torch.channels_last))
+    if is_dense and first.stride() == second.stride():
+        return first.as_strided((first.numel(),), (1,)), second.as_strided((second.numel(),), (1,))
+    return first.reshape(-1), second.reshape(-1)
 
 
 def split_of(numbers: Sequence[float], num_samples: int) -> Split:

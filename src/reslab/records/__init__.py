@@ -1,5 +1,14 @@
 """What a run leaves behind: typed records, JSON lines, and the folder that holds them. No library but Python's own."""
 
+from reslab.records.diagnosis import (
+    ActivationRecord,
+    BlockFlowRecord,
+    LayerFlowRecord,
+    MomentsRecord,
+    ParameterRecord,
+    ReadingRecord,
+    TensorRecord,
+)
 from reslab.records.files import RecordWriter, read_records, sync_folder, write_atomic
 from reslab.records.folder import RunFolder, find_runs
 from reslab.records.lr_range import RangeRecord, RangeStep
@@ -21,14 +30,20 @@ __all__ = [
     "LAYERS",
     "NON_FINITE",
     "SCHEMA_VERSION",
+    "ActivationRecord",
+    "BlockFlowRecord",
     "BlockGradientRecord",
     "BlockRecord",
     "EpochRecord",
     "Errors",
+    "LayerFlowRecord",
     "LayerKind",
     "LayerRecord",
+    "MomentsRecord",
+    "ParameterRecord",
     "RangeRecord",
     "RangeStep",
+    "ReadingRecord",
     "RecordWriter",
     "RunFolder",
     "RunRecord",
@@ -36,6 +51,7 @@ __all__ = [
     "StageRecord",
     "StepRecord",
     "StructureRecord",
+    "TensorRecord",
     "as_percent",
     "as_short",
     "decode",

@@ -1,0 +1,178 @@
+"""What a probe reads in one forward and backward pass.
+
+Gradient norms are those of one sample's loss, as root mean square over the batch: a mean over N samples gives each of
+them 1/N of its gradient, which is undone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MomentsRecord:
+    """Statistics of a tensor by channel, averaged over channels.
+
+    Args:
+        mean_square: average of the squared channel means.
+        variance: average of the channel variances.
+    """
+
+    mean_square: float
+    variance: float
+
+
+@dataclass(frozen=True)
+class BlockFlowRecord:
+    """One residual addition, as executed.
+
+    Args:
+        index: in order of execution, from 0.
+        name: of the module that holds it, such as ``layer1.0`` or ``blocks.3.mlp``.
+        kind: what the shortcut does: nothing (``identity``), weights (``projection``), padding (``zero_pad``), pooling
+            (``pool``), a factor (``scaled``), a factor from the branch (``gated``), or something else (``other``).
+        shape: of the sum.
+        grad_norm: of the gradient at the block's input.
+        shortcut_norm: of the part of it that came through the shortcut.
+        branch_norm: of the part of it that came through the branch.
+        shortcut_share: the shortcut's part of the gradient, signed; all shares add up to 1.
+        branch_share: the branch's.
+        other_share: of what came from elsewhere, or through both at once.
+        cosine: between the shortcut's and the branch's part; NaN where one of them is 0.
+        pass_through: share of the gradient's energy that the activation after the addition lets through.
+        shortcut_gain: norm of the shortcut's part over that of the gradient that arrives at the addition.
+        stream: of the sum, before anything follows; None if it went by unseen.
+        shortcut: of what the shortcut adds.
+        branch: of what the branch adds.
+    """
+
+    index: int
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    grad_norm: float
+    shortcut_norm: float
+    branch_norm: float
+    shortcut_share: float
+    branch_share: float
+    other_share: float
+    cosine: float
+    pass_through: float
+    shortcut_gain: float
+    stream: MomentsRecord | None
+    shortcut: MomentsRecord | None
+    branch: MomentsRecord | None
+
+
+@dataclass(frozen=True)
+class LayerFlowRecord:
+    """One layer with weights that everything goes through: all layers of a plain network, stem and head of others.
+
+    Args:
+        index: in order of execution, from 0.
+        name: of its module.
+        shape: of its output.
+        grad_norm: of the gradient at its output.
+    """
+
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class ActivationRecord:
+    """One activation, once executed.
+
+    Args:
+        index: in order of execution, from 0.
+        name: of its module.
+        kind: such as ``Relu``, ``Tanh``.
+        num_channels: how many units it has.
+        share: of a rectifier's channels, those that no position of any sample made active; of another's values, those
+            that are saturated.
+    """
+
+    index: int
+    name: str
+    kind: str
+    num_channels: int
+    share: float
+
+
+@dataclass(frozen=True)
+class ParameterRecord:
+    """One parameter.
+
+    Args:
+        name: as ``named_parameters`` has it.
+        shape: its own.
+        weight_norm: L2.
+        grad_norm: L2, of the batch's loss; None where no gradient arrived.
+        is_trainable: whether it asks for a gradient.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    weight_norm: float
+    grad_norm: float | None
+    is_trainable: bool
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """What goes in, or comes out.
+
+    Args:
+        shape: of it.
+        dtype: such as ``float32``.
+        low: least value.
+        high: greatest value.
+        mean: of all values.
+        std: of all values.
+        num_non_finite: values that are NaN or infinite; left out of the numbers above.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    low: float
+    high: float
+    mean: float
+    std: float
+    num_non_finite: int
+
+
+@dataclass(frozen=True)
+class ReadingRecord:
+    """All of one pass.
+
+    Args:
+        step: of the training that it belongs to; 0 for a network by itself.
+        loss: of the batch.
+        num_samples: in it.
+        is_training: whether the model was in train mode.
+        inputs: floating-point tensors that went in.
+        outputs: floating-point tensors that came out.
+        blocks: residual additions in order of execution.
+        layers: layers that everything goes through.
+        activations: in order of execution.
+        parameters: in order of definition.
+        responses: name and standard deviation of each norm's output, in order of execution.
+        softmax_twice: the last layer's probabilities go through a softmax again.
+        duration_s: what the reading took.
+    """
+
+    step: int
+    loss: float
+    num_samples: int
+    is_training: bool
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+    blocks: tuple[BlockFlowRecord, ...]
+    layers: tuple[LayerFlowRecord, ...]
+    activations: tuple[ActivationRecord, ...]
+    parameters: tuple[ParameterRecord, ...]
+    responses: tuple[tuple[str, float], ...]
+    softmax_twice: bool
+    duration_s: float
