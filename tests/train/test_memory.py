@@ -101,6 +101,8 @@ def test_one_that_does_not_is_refused_with_the_largest_that_does(monkeypatch):
     assert check_batch(step(), largest, halve=False) == largest
     with pytest.raises(RequestError):
         check_batch(step(), largest + 1, halve=False)
+    parts = int(str(told.value).split("train.accumulate=")[1].split(")")[0])
+    assert check_batch(step(accumulate=parts), 8192, halve=False) == 8192
 
 
 def test_or_halved_if_that_was_asked_for(monkeypatch):

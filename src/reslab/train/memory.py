@@ -349,10 +349,12 @@ def check_batch(step: TrainingStep, batch_size: int, *, halve: bool, sharing: in
         raise RequestError(f"Not even one image fits into the memory of {step.options.device}. {LESS}")
     if not halve:
         free_words = gib((free_memory(step.options.device) or 0) // sharing)
+        # a power of two, with room for the inputs of all parts, which are there from the first part on
+        parts = step.options.accumulate * 2 ** math.ceil(math.log2(1.1 * batch_size / largest))
         raise RequestError(
             f"A step with {batch_size} images takes {needed} than the {free_words} that are free. The largest batch"
             f" that fits is {largest}: --batch-size {largest}. Or let it be halved until it fits (--fit-batch), or"
-            " split (--set train.accumulate=2), or keep the blocks' inputs only (--checkpoint-blocks)."
+            f" split (--set train.accumulate={parts}), or keep the blocks' inputs only (--checkpoint-blocks)."
         )
     while batch_size > largest:
         batch_size = max(1, batch_size // 2)
