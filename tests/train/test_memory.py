@@ -101,8 +101,17 @@ def test_one_that_does_not_is_refused_with_the_largest_that_does(monkeypatch):
     assert check_batch(step(), largest, halve=False) == largest
     with pytest.raises(RequestError):
         check_batch(step(), largest + 1, halve=False)
+    assert "accumulate" not in str(told.value)  # the images alone are too many
+
+
+def test_the_parts_that_are_advised_fit(monkeypatch):
+    free(monkeypatch, 900 * MIB)
+    with pytest.raises(RequestError, match=r"train\.accumulate=\d+") as told:
+        check_batch(step(), 8192, halve=False)
     parts = int(str(told.value).split("train.accumulate=")[1].split(")")[0])
     assert check_batch(step(accumulate=parts), 8192, halve=False) == 8192
+    with pytest.raises(RequestError):
+        check_batch(step(accumulate=parts // 4), 8192, halve=False)
 
 
 def test_or_halved_if_that_was_asked_for(monkeypatch):

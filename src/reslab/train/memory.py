@@ -12,7 +12,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from typing import Any
 
@@ -111,6 +111,14 @@ class StepMemory:
             part = min(high, room // (self.cost(high) + self.parts * self.input_bytes))
             if part > low:
                 return part * self.parts
+        return 0
+
+    def parts_for(self, batch_size: int, free_bytes: int) -> int:
+        """How many times finer a batch has to be split to fit, by powers of two; 0 if its images alone don't."""
+        for times in (1 << number for number in range(1, batch_size.bit_length())):
+            finer = replace(self, parts=self.parts * times, fixed_bytes=self.fixed_bytes + self.paid_bytes)
+            if finer.needs(batch_size) <= usable(free_bytes) + self.paid_bytes:
+                return times
         return 0
 
 
@@ -336,25 +344,25 @@ def check_batch(step: TrainingStep, batch_size: int, *, halve: bool, sharing: in
         return batch_size  # what a smaller look than this would find is not worth the time
     if step.options.device.type == "cuda":
         largest = batch_size if try_batch(step, batch_size) else largest_batch(step, at_most=batch_size - 1) or 0
-        needed = "more"
+        needed, parts = "more", 1 << math.ceil(math.log2(1.1 * batch_size / max(1, largest)))
     else:
         free = free_memory(step.options.device)
         if free is None:
             return batch_size
         memory = step_memory(step)
         largest, needed = memory.largest(free // sharing), f"{gib(memory.needs(batch_size))}, more"
+        parts = memory.parts_for(batch_size, free // sharing)
     if batch_size <= largest:
         return batch_size
     if not largest:
         raise RequestError(f"Not even one image fits into the memory of {step.options.device}. {LESS}")
     if not halve:
         free_words = gib((free_memory(step.options.device) or 0) // sharing)
-        # a power of two, with room for the inputs of all parts, which are there from the first part on
-        parts = step.options.accumulate * 2 ** math.ceil(math.log2(1.1 * batch_size / largest))
+        split = f"split (--set train.accumulate={parts * step.options.accumulate}), or " if parts else ""
         raise RequestError(
             f"A step with {batch_size} images takes {needed} than the {free_words} that are free. The largest batch"
             f" that fits is {largest}: --batch-size {largest}. Or let it be halved until it fits (--fit-batch), or"
-            f" split (--set train.accumulate={parts}), or keep the blocks' inputs only (--checkpoint-blocks)."
+            f" {split}keep the blocks' inputs only (--checkpoint-blocks)."
         )
     while batch_size > largest:
         batch_size = max(1, batch_size // 2)
