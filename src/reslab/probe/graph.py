@@ -94,7 +94,8 @@ class Graph:
             mine = [found for found in before if self.is_data[found[0]]]
             self.inputs.append(mine)
             self.is_data.append(bool(mine) or index in self.sources)
-            self.rank.append(max([rank_of(node), *(self.rank[p] for p, _, _ in before if not self.is_data[p])]))
+            own = 0 if index in self.sources else rank_of(node)
+            self.rank.append(max([own, *(self.rank[p] for p, _, _ in before if not self.is_data[p])]))
         self.users: list[list[tuple[int, int, int]]] = [[] for _ in self.nodes]
         """Of every node: (consumer, which of its inputs, which output of this node)."""
         for index, inputs in enumerate(self.inputs):

@@ -172,7 +172,9 @@ def needed(leaves: Sequence[Tensor], graph: Graph, additions: Sequence[Addition]
 
 
 class Spine:
-    """The layers with weights that everything goes through, and the gradient at the output of each.
+    """The layers with weights that everything goes through, and the gradient at the input of each.
+
+    At the input, because the output of a layer before a norm has whatever scale its weights happen to have.
 
     Args:
         graph: of the forward pass.
@@ -188,23 +190,29 @@ class Spine:
                 self.places.insert(0, place)
             place = graph.dominator[place]
         self.squares: dict[int, Tensor] = {}
-        self.handles = [graph.nodes[place].register_prehook(self._taker(place)) for place in self.places]
+        self.handles = []
+        for place in self.places:
+            for parent, output, _ in graph.inputs[place][:1]:
+                if parent not in graph.sources:
+                    self.handles.append(graph.nodes[parent].register_prehook(self._taker(place, output)))
 
-    def _taker(self, place: int) -> Callable[[tuple[Tensor | None, ...]], None]:
+    def _taker(self, place: int, output: int) -> Callable[[tuple[Tensor | None, ...]], None]:
         def take(gradients: tuple[Tensor | None, ...]) -> None:
-            if gradients[0] is not None:
-                self.squares[place] = dot(gradients[0], gradients[0]) * self.num_samples
+            gradient = gradients[output]
+            if gradient is not None:
+                self.squares[place] = dot(gradient, gradient) * self.num_samples
 
         return take
 
     def read(self, where: dict[Node, str]) -> tuple[LayerFlowRecord, ...]:
-        """A record for each layer that the backward pass has reached."""
+        """A record for each layer."""
         reached = [place for place in self.places if place in self.squares]
-        norms = torch.stack([self.squares[place] for place in reached]).sqrt().tolist() if reached else []
-        nodes = [self.graph.nodes[place] for place in reached]
+        found = torch.stack([self.squares[place] for place in reached]).sqrt().tolist() if reached else []
+        norms = dict(zip(reached, found, strict=True))
+        nodes = [(place, self.graph.nodes[place]) for place in self.places]
         return tuple(
-            LayerFlowRecord(index, where.get(node, ""), shape_of(node), norm)
-            for index, (node, norm) in enumerate(zip(nodes, norms, strict=True))
+            LayerFlowRecord(index, where.get(node, ""), shape_of(node), norms.get(place, math.nan))
+            for index, (place, node) in enumerate(nodes)
         )
 
     def close(self) -> None:

@@ -72,7 +72,7 @@ class LayerFlowRecord:
         index: in order of execution, from 0.
         name: of its module.
         shape: of its output.
-        grad_norm: of the gradient at its output.
+        grad_norm: of the gradient at its input; NaN where that is the data itself.
     """
 
     index: int
