@@ -23,7 +23,11 @@ def speed(monkeypatch, rates, *, wishes=ONE_THREAD, num_images=LONG, start_s=30.
         self.found[way], self.start_s[way] = rates(way), start_s
         return self.found[way]
 
+    def gain(self, other, best):
+        return self.images_per_s(other) / self.images_per_s(best)
+
     monkeypatch.setattr(trial.Trial, "images_per_s", images_per_s)
+    monkeypatch.setattr(trial.Trial, "gain", gain)
     monkeypatch.setattr(trial, "has_bf16", lambda device: True)
     images = torch.randn(4, 3, 8, 8)
     return choose_speed(nn.Linear(1, 1), lambda x: x.sum(), images, wishes=wishes, num_images=num_images)
@@ -46,6 +50,21 @@ def test_a_gain_within_the_noise_changes_nothing(monkeypatch):
     found = speed(monkeypatch, lambda way: 100 * (1.02 if way.amp == "bf16" else 1))
     assert found.way.amp == "none"
     assert "nothing tried was faster" in found.reason
+
+
+def test_two_ways_are_compared_side_by_side(monkeypatch):
+    """The machine gets slower and slower: what is measured later would lose, whichever it is."""
+    clock = [0.0]
+
+    def seconds_of(step):
+        clock[0] += 1
+        return step() * clock[0]
+
+    found = trial.Trial(nn.Linear(1, 1), lambda x: x.sum(), torch.ones(4, 1), num_images=LONG)
+    monkeypatch.setattr(trial, "seconds_of", seconds_of)
+    monkeypatch.setattr(trial, "LOOKS", 100)
+    found.steps = {Way(threads=1): lambda: 2.0, Way(threads=2): lambda: 1.0}
+    assert found.gain(Way(threads=2), Way(threads=1)) == pytest.approx(2.0, rel=0.05)
 
 
 def test_with_nothing_open_nothing_is_measured(monkeypatch):

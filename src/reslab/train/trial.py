@@ -8,6 +8,7 @@ few seconds; runs that are over in a minute are not worth one.
 from __future__ import annotations
 
 import copy
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,8 +30,8 @@ COMPILE_RUN_S = 600.0
 """Expected length from which torch.compile is tried: compiling takes up to a minute and has to be earned back."""
 WORTH = 1.03
 """A change has to be so much faster than the way before it: less is noise."""
-LOOK_S = 0.5
-"""Seconds that one way of running is measured for, at least."""
+LOOK_S, LOOKS = 0.75, 3
+"""Each of two ways that are compared is run for so many seconds and times, at least."""
 
 
 @dataclass(frozen=True)
@@ -145,17 +146,18 @@ def first_way(wishes: Wishes, device: torch.device) -> Way:
 
 def fastest_way(trial: Trial, first: Way, wishes: Wishes, device: torch.device) -> Way:
     """One choice after the other: precision, memory format, threads."""
-    best = first
     candidates: list[Callable[[Way], Way]] = []
     if wishes.amp == "auto" and has_bf16(device):
         candidates.append(lambda way: replace(way, amp="bf16"))
     if wishes.channels_last == "auto":
         candidates.append(lambda way: replace(way, channels_last=not way.channels_last))
-    if not wishes.threads and device.type == "cpu" and best.threads > 1:
+    if not wishes.threads and device.type == "cpu" and first.threads > 1:
         candidates.append(lambda way: replace(way, threads=way.threads // 2))
+    best = first
     for change in candidates:
         other = change(best)
-        best = other if trial.images_per_s(other) > WORTH * trial.images_per_s(best) else best
+        best, loser = (other, best) if trial.gain(other, best) > WORTH else (best, other)
+        trial.forget(loser)
     return best
 
 
@@ -165,7 +167,7 @@ def with_compile(trial: Trial, best: Way, wishes: Wishes) -> tuple[Way, str]:
         return best, "; not compiled: the run is too short to pay for it" if wishes.compile == "auto" else ""
     compiled = replace(best, compile=True)
     try:
-        saves_s = trial.run_s(best) - trial.run_s(compiled)
+        saves_s = trial.run_s(best) * (1 - 1 / trial.gain(compiled, best))
     except Exception as error:  # the compiler can fail in any way, and the run doesn't need it
         return best, f"; not compiled: {type(error).__name__}"
     cost_s = trial.start_s[compiled]
@@ -175,7 +177,10 @@ def with_compile(trial: Trial, best: Way, wishes: Wishes) -> tuple[Way, str]:
 
 
 class Trial:
-    """Measures ways of running one network, each once.
+    """Measures ways of running one network, a step of the one and a step of the other in turn.
+
+    A machine that is shared runs at another pace from one second to the next; two ways that are measured one after the
+    other differ by that. Each pair of steps sees the same machine.
 
     Args:
         model: a copy of it is run.
@@ -190,30 +195,59 @@ class Trial:
         self.model, self.loss_of, self.images, self.num_images = model, loss_of, images, num_images
         self.found: dict[Way, float] = {}
         self.start_s: dict[Way, float] = {}
+        self.steps: dict[Way, Callable[[], None]] = {}
 
     def run_s(self, way: Way) -> float:
         """Expected length of the whole run, in seconds."""
         return self.num_images / self.images_per_s(way)
 
     def images_per_s(self, way: Way) -> float:
-        """Images per second of forward and backward."""
+        """Images per second of forward and backward; from a comparison, where there was one."""
         if way not in self.found:
+            step, times = self._started(way), list[float]()
+            while sum(times) < LOOK_S or len(times) < LOOKS:
+                times.append(seconds_of(step))
+            self.found[way] = len(self.images) / statistics.median(times)
+        return self.found[way]
+
+    def gain(self, other: Way, best: Way) -> float:
+        """By how much ``other`` is faster than ``best``: the median over pairs of steps."""
+        pair, times = (self._started(best), self._started(other)), list[tuple[float, float]]()
+        while min(map(sum, zip(*times, strict=True)), default=0) < LOOK_S or len(times) < LOOKS:
+            if len(times) % 2:  # the order changes, so that neither always follows the other
+                later, sooner = seconds_of(pair[1]), seconds_of(pair[0])
+                times.append((sooner, later))
+            else:
+                times.append((seconds_of(pair[0]), seconds_of(pair[1])))
+        ratio = statistics.median(before / after for before, after in times)
+        self.found[other] = ratio * self.images_per_s(best)
+        return ratio
+
+    def forget(self, way: Way) -> None:
+        """Lets the copy of a way go that isn't compared any more."""
+        self.steps.pop(way, None)
+
+    def _started(self, way: Way) -> Callable[[], None]:
+        """The step of a way, ready to be timed: kernels and memory are there."""
+        if way not in self.steps:
             started = time.perf_counter()
             step = self._step(way)
             step()
             self.start_s[way] = time.perf_counter() - started
-            self.found[way] = self._measure(step)
-        return self.found[way]
+            step()
+            self.steps[way] = step
+        return self.steps[way]
 
     def _step(self, way: Way) -> Callable[[], None]:
         """One training step without the optimiser, on a copy of the network."""
-        torch.set_num_threads(way.threads)
         layout = torch.channels_last if way.channels_last else torch.contiguous_format
         model = copy.deepcopy(self.model).to(memory_format=layout).train()
         images = to_device(self.images, self.images.device, channels_last=way.channels_last)
         forward = compiled(model) if way.compile else model
 
         def step() -> None:
+            if torch.get_num_threads() != way.threads:
+                torch.set_num_threads(way.threads)
             model.zero_grad(set_to_none=True)
             with autocast(way.amp, images.device):
                 loss = self.loss_of(forward(images))
@@ -223,14 +257,12 @@ class Trial:
 
         return step
 
-    def _measure(self, step: Callable[[], None]) -> float:
-        step()
-        times: list[float] = []
-        while sum(times) < LOOK_S or len(times) < 2:
-            started = time.perf_counter()
-            step()
-            times.append(time.perf_counter() - started)
-        return len(self.images) / min(times)
+
+def seconds_of(step: Callable[[], None]) -> float:
+    """How long it takes once."""
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
 
 
 @contextmanager
