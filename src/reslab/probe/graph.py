@@ -130,6 +130,14 @@ class Graph:
         found = [self._residual(index) for index, name in enumerate(self.names) if ADDITION.match(name)]
         return outermost([addition for addition in found if addition is not None])
 
+    def spine(self) -> list[int]:
+        """Nodes that everything goes through, in order of execution."""
+        places, place = list[int](), len(self.nodes) - 1
+        while place >= 0:
+            places.append(place)
+            place = self.dominator[place]
+        return places[::-1]
+
     def between(self, start: int, fork: int) -> frozenset[int]:
         """Nodes on any way from the fork up to ``start``, itself included; none if ``start`` is the fork."""
         seen, waiting = set[int](), [start]

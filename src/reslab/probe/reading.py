@@ -74,9 +74,10 @@ def read(model: nn.Module, batch: Batch, loss_fn: LossFn, *, step: int = 0) -> R
     finally:
         splitter.close()
         spine.close()
+    on_spine = {graph.nodes[place] for place in graph.spine()}
     activations = tuple(
-        ActivationRecord(index, unit.module, unit.kind, unit.channels, unit.share)
-        for index, unit in enumerate(trace.layers())
+        ActivationRecord(index, unit.module, unit.kind, unit.channels, unit.positions, share, node in on_spine)
+        for index, (node, unit, share) in enumerate(trace.layers())
     )
     responses = trace.response_stds()
     trace.clear()
@@ -93,6 +94,7 @@ def read(model: nn.Module, batch: Batch, loss_fn: LossFn, *, step: int = 0) -> R
         parameters=parameter_records(model),
         responses=responses,
         softmax_twice=has_softmax_twice(graph),
+        num_classes=classes_of(graph),
         duration_s=time.perf_counter() - started,
     )
 
@@ -183,12 +185,9 @@ class Spine:
 
     def __init__(self, graph: Graph, *, num_samples: int) -> None:
         self.graph, self.num_samples = graph, num_samples
-        self.places: list[int] = []
-        place = len(graph.nodes) - 1
-        while place >= 0:
-            if graph.is_weighted(place) and len(shape_of(graph.nodes[place])) > 1:
-                self.places.insert(0, place)
-            place = graph.dominator[place]
+        self.places = [
+            place for place in graph.spine() if graph.is_weighted(place) and len(shape_of(graph.nodes[place])) > 1
+        ]
         self.squares: dict[int, Tensor] = {}
         self.handles = []
         for place in self.places:
@@ -245,6 +244,12 @@ def block_record(
         shortcut=operands[1 - addition.operand] if addition.operand <= 1 else None,
         branch=operands[addition.operand] if addition.operand <= 1 else None,
     )
+
+
+def classes_of(graph: Graph) -> int | None:
+    """Over how many classes a cross-entropy was taken; None where the loss is something else."""
+    found = [place for place in graph.spine() if graph.names[place].startswith("LogSoftmax")]
+    return shape_of(graph.nodes[found[-1]])[1] if found and len(shape_of(graph.nodes[found[-1]])) > 1 else None
 
 
 def has_softmax_twice(graph: Graph) -> bool:

@@ -1,8 +1,8 @@
 """Watches a forward pass go by: which module each node of the graph belongs to, and what the values were.
 
 Values are reduced as soon as they exist, because a later operation may write over them; what is kept are 0-dim tensors
-and short rows, read all at once at the end. Nothing of the model is changed: modules are followed by hooks that torch
-keeps for all modules, and operations by a mode of torch's.
+and short rows, read all at once at the end. Modules are followed by hooks that are gone afterwards, operations by one
+of torch's modes.
 
 Shape letters: N samples, C channels, ``*`` whatever else there is.
 """
@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from reslab.probe.graph import ADDITION, WEIGHTED, Addition, Graph
@@ -52,13 +51,13 @@ class Units:
         module: where.
         kind: such as ``Relu``.
         channels: how many units.
-        share: of its channels that were never active, of rectifiers; of its values that are saturated, of others.
+        positions: values of each unit.
     """
 
     module: str
     kind: str
     channels: int
-    share: float
+    positions: int
 
 
 class Trace(TorchFunctionMode):
@@ -77,21 +76,22 @@ class Trace(TorchFunctionMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.names = {id(module): name.replace("_orig_mod.", "") for name, module in model.named_modules()}
+        self.modules = [(module, name.replace("_orig_mod.", "")) for name, module in model.named_modules()]
         self.stack = [""]
         self.where: dict[Node, str] = {}
         self.channels = 0  # of the last layer with weights
         self.signals: dict[Node, Tensor] = {}
-        self.units: list[tuple[str, str, int, Tensor]] = []
+        self.units: list[tuple[Node, Units]] = []
+        self.shares: list[Tensor] = []
         self.responses: list[tuple[str, Tensor]] = []
 
     @contextmanager
     def following(self) -> Iterator[Trace]:
         """While this is open, whatever is computed is seen."""
-        handles = [
-            register_module_forward_pre_hook(self._enter),
-            register_module_forward_hook(self._leave, always_call=True),
-        ]
+        handles = []
+        for module, name in self.modules:
+            handles.append(module.register_forward_pre_hook(self._enter(name)))
+            handles.append(module.register_forward_hook(self._leave, always_call=True))
         try:
             with self:
                 yield self
@@ -99,12 +99,11 @@ class Trace(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
 
-    def _enter(self, module: nn.Module, inputs: Any) -> None:
-        if (name := self.names.get(id(module))) is not None:
-            self.stack.append(name)
+    def _enter(self, name: str) -> Callable[[nn.Module, Any], None]:
+        return lambda module, inputs: self.stack.append(name)
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if id(module) in self.names and len(self.stack) > 1:
+        if len(self.stack) > 1:
             self.stack.pop()
 
     def __torch_function__(
@@ -136,12 +135,17 @@ class Trace(TorchFunctionMode):
             self.signals[node] = torch.stack([self._moments(result), *before])
         elif name.startswith("Relu"):
             highest = result.detach().amax(dim=[d for d in range(result.ndim) if d != self._channel_dim(result)])
-            self.units.append((self.stack[-1], "Relu", highest.numel(), (highest <= 0).double().mean()))
+            self._note_units(node, "Relu", highest.numel(), result, (highest <= 0).double().mean())
         elif (kind := name.split("Backward")[0]) in SATURATED:
             extent = result.detach().abs() if kind == "Tanh" else (result.detach() - 0.5).abs() + 0.5
-            self.units.append((self.stack[-1], kind, extent.shape[-1], (extent > SATURATED[kind]).double().mean()))
+            count = result.shape[self._channel_dim(result)]
+            self._note_units(node, kind, count, result, (extent > SATURATED[kind]).double().mean())
         elif "Norm" in name:
             self.responses.append((self.stack[-1], few(result, self._channel_dim(result)).float().std()))
+
+    def _note_units(self, node: Node, kind: str, count: int, result: Tensor, share: Tensor) -> None:
+        self.units.append((node, Units(self.stack[-1], kind, count, result.numel() // max(1, count))))
+        self.shares.append(share)
 
     @torch.no_grad()
     def _moments(self, values: Tensor) -> Tensor:
@@ -168,12 +172,10 @@ class Trace(TorchFunctionMode):
         stream, first, second = (MomentsRecord(*row) for row in self.signals[node].tolist())
         return Signal(stream, (first, second))
 
-    def layers(self) -> list[Units]:
-        """Activation layers in order of execution."""
-        shares = torch.stack([share for *_, share in self.units]).tolist() if self.units else []
-        return [
-            Units(name, kind, count, share) for (name, kind, count, _), share in zip(self.units, shares, strict=True)
-        ]
+    def layers(self) -> list[tuple[Node, Units, float]]:
+        """Activations in order of execution, with the share of dead channels, or of saturated values."""
+        shares = torch.stack(self.shares).tolist() if self.shares else []
+        return [(node, units, share) for (node, units), share in zip(self.units, shares, strict=True)]
 
     def complete(self, graph: Graph) -> None:
         """Nodes inside of a function that went by as one operation belong where its result belongs."""
@@ -191,6 +193,7 @@ class Trace(TorchFunctionMode):
         """Lets the graph go."""
         self.where.clear()
         self.signals.clear()
+        self.units.clear()
 
 
 def is_sum(args: Sequence[Any]) -> bool:

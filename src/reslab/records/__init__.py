@@ -1,13 +1,17 @@
 """What a run leaves behind: typed records, JSON lines, and the folder that holds them. No library but Python's own."""
 
 from reslab.records.diagnosis import (
+    SEVERITIES,
     ActivationRecord,
     BlockFlowRecord,
+    FindingRecord,
     LayerFlowRecord,
     MomentsRecord,
     ParameterRecord,
     ReadingRecord,
+    Severity,
     TensorRecord,
+    VerdictRecord,
 )
 from reslab.records.files import RecordWriter, read_records, sync_folder, write_atomic
 from reslab.records.folder import RunFolder, find_runs
@@ -30,12 +34,14 @@ __all__ = [
     "LAYERS",
     "NON_FINITE",
     "SCHEMA_VERSION",
+    "SEVERITIES",
     "ActivationRecord",
     "BlockFlowRecord",
     "BlockGradientRecord",
     "BlockRecord",
     "EpochRecord",
     "Errors",
+    "FindingRecord",
     "LayerFlowRecord",
     "LayerKind",
     "LayerRecord",
@@ -48,10 +54,12 @@ __all__ = [
     "RunFolder",
     "RunRecord",
     "RunStatus",
+    "Severity",
     "StageRecord",
     "StepRecord",
     "StructureRecord",
     "TensorRecord",
+    "VerdictRecord",
     "as_percent",
     "as_short",
     "decode",

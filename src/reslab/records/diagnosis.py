@@ -7,6 +7,7 @@ them 1/N of its gradient, which is undone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,19 @@ class ActivationRecord:
         name: of its module.
         kind: such as ``Relu``, ``Tanh``.
         num_channels: how many units it has.
+        num_positions: values of each unit in the batch: samples times positions.
         share: of a rectifier's channels, those that no position of any sample made active; of another's values, those
             that are saturated.
+        on_spine: everything goes through it; a gate, or a layer of a branch, does not have everything.
     """
 
     index: int
     name: str
     kind: str
     num_channels: int
+    num_positions: int
     share: float
+    on_spine: bool
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,7 @@ class ReadingRecord:
         parameters: in order of definition.
         responses: name and standard deviation of each norm's output, in order of execution.
         softmax_twice: the last layer's probabilities go through a softmax again.
+        num_classes: where the loss is a cross-entropy; None otherwise.
         duration_s: what the reading took.
     """
 
@@ -175,4 +181,54 @@ class ReadingRecord:
     parameters: tuple[ParameterRecord, ...]
     responses: tuple[tuple[str, float], ...]
     softmax_twice: bool
+    num_classes: int | None
     duration_s: float
+
+
+Severity = Literal["info", "warning", "critical"]
+SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
+"""Worst first."""
+
+
+@dataclass(frozen=True)
+class FindingRecord:
+    """What a rule has found.
+
+    Args:
+        id: of the rule, such as ``GRAD_EXP_GROWTH``.
+        severity: ``info`` is no illness.
+        where: block, layer or parameter.
+        number: that was measured.
+        threshold: that it was compared with.
+        basis: where the threshold comes from: ``literature``, ``tool``, ``measured`` or ``heuristic``.
+        sentence: what it means, for a person.
+        actions: what helps, the best first; three at most.
+        would_change: what else would show whether the rule is wrong.
+    """
+
+    id: str
+    severity: Severity
+    where: str
+    number: float
+    threshold: float
+    basis: str
+    sentence: str
+    actions: tuple[str, ...]
+    would_change: str
+
+
+@dataclass(frozen=True)
+class VerdictRecord:
+    """What all rules say together.
+
+    Args:
+        verdict: that of the worst finding.
+        findings: worst first.
+        clean: rules that looked and found nothing.
+        not_checked: rule to why it couldn't say.
+    """
+
+    verdict: Literal["healthy", "warning", "sick"]
+    findings: tuple[FindingRecord, ...]
+    clean: tuple[str, ...]
+    not_checked: dict[str, str]

@@ -1,0 +1,104 @@
+"""``diagnose``: what is wrong with a network, in one call, for any ``nn.Module``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+from reslab.errors import RequestError
+from reslab.probe.reading import Batch, LossFn, read
+from reslab.probe.untouched import untouched
+from reslab.probe.verdict.evidence import Evidence
+from reslab.probe.verdict.judge import judge
+from reslab.records import BlockFlowRecord, FindingRecord, ReadingRecord, VerdictRecord, encode
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was seen, and what it means.
+
+    Args:
+        readings: in order of step.
+        judged: what the rules say of them.
+    """
+
+    readings: tuple[ReadingRecord, ...]
+    judged: VerdictRecord
+
+    @property
+    def verdict(self) -> str:
+        """``healthy``, ``warning`` or ``sick``."""
+        return self.judged.verdict
+
+    @property
+    def findings(self) -> tuple[FindingRecord, ...]:
+        """Worst first."""
+        return self.judged.findings
+
+    @property
+    def not_checked(self) -> dict[str, str]:
+        """Rule to why it couldn't say."""
+        return self.judged.not_checked
+
+    @property
+    def blocks(self) -> tuple[BlockFlowRecord, ...]:
+        """Residual additions of the last reading, in order of execution."""
+        return self.readings[-1].blocks
+
+    def to_json(self) -> str:
+        """All of it, as one JSON object."""
+        return encode({**asdict(self.judged), "readings": [asdict(reading) for reading in self.readings]}, indent=2)
+
+
+def diagnose(model: nn.Module, batch: Batch, loss_fn: LossFn) -> Diagnosis:
+    """Runs one batch forward and backward, looks at what happens, and says what is wrong.
+
+    The model is left as it was, bit for bit: parameters, buffers, gradients, mode, hooks, and the random numbers too.
+    It is read as it trains: a model in eval mode in train mode for that time, a compiled one uncompiled.
+
+    Args:
+        model: any.
+        batch: inputs and targets, on the model's device: a tensor, a tuple of arguments or a dict of keywords for the
+            model, and what ``loss_fn`` takes besides its outputs.
+        loss_fn: outputs and targets to a scalar, such as ``torch.nn.functional.cross_entropy``.
+
+    Raises:
+        RequestError: if the model can't be read, with the reason; the model is as it was.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.Softmax(dim=1))
+        >>> batch = torch.randn(8, 4), torch.zeros(8, dtype=torch.long)
+        >>> [finding.id for finding in diagnose(model, batch, nn.functional.cross_entropy).findings]
+        ['SOFTMAX_TWICE']
+    """
+    check_model(model)
+    check_batch(batch)
+    with torch.inference_mode(False), torch.enable_grad(), untouched(model), torch.compiler.set_stance("force_eager"):
+        reading = read(model if model.training else model.train(), batch, loss_fn)
+    return Diagnosis((reading,), judge(Evidence((reading,))))
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuses what can't be read, by name."""
+    if not isinstance(model, nn.Module):
+        raise RequestError(f"diagnose takes a torch.nn.Module, got a {type(model).__name__}.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise RequestError("A scripted model hides its operations. Diagnose the model that it was made from.")
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.is_meta for tensor in tensors):
+        raise RequestError("The model is on the meta device: it has shapes but no values. Load its weights first.")
+    if any(tensor.is_quantized for tensor in tensors):
+        raise RequestError("The model is quantised: it has no gradients. Diagnose the model that it was made from.")
+    if any(tensor.is_inference() for tensor in tensors):
+        raise RequestError("The model was made under inference_mode: its weights can't have gradients.")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise RequestError("Nothing in the model asks for a gradient: requires_grad_(True) on what is to be trained.")
+
+
+def check_batch(batch: object) -> None:
+    """Refuses what is no pair."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        found = f"{len(batch)} items" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
+        raise RequestError(f"A batch is a pair of inputs and targets, got {found}.")

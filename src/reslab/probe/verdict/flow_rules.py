@@ -1,0 +1,75 @@
+"""Rules about the gradient along the depth: profiles, never limits for single numbers.
+
+A gradient of 1e-9 may be healthy and one of 1 sick: what counts is how it changes from block to block.
+"""
+
+from __future__ import annotations
+
+from reslab.probe.verdict.evidence import Evidence, flow_profile
+from reslab.probe.verdict.rule import Found, Rule
+
+GROWTH, STRAIGHT, DECADES = 0.10, 0.95, 2.5
+"""Decades per block, R squared of the line, and decades in all, from which growth is exponential and matters.
+
+A plain network with batch norm grows by 0.13 to 0.14 decades per block at any depth; a residual one by less the deeper
+it is: 0.07 at 9 blocks, 0.025 at 27, 0.011 at 54.
+"""
+SHRINKING, LOST = -0.05, -3.0
+
+
+def grows_exponentially(evidence: Evidence) -> Found | None:
+    """GRAD_EXP_GROWTH: the gradient is multiplied by the same factor from block to block towards the input."""
+    profile = flow_profile(evidence.now)
+    line = profile.outer_half
+    growth = -line.slope
+    if growth < GROWTH or line.fit < STRAIGHT or profile.growth < DECADES:
+        return None
+    has_shortcuts = profile.unit == "block"
+    return Found(
+        where=profile.names[0],
+        number=growth,
+        threshold=GROWTH,
+        sentence=(
+            f"On its way from the loss to the input the gradient grows {10**growth:.2f} times per block, and"
+            f" {profile.growth:.1f} decades in all, on a straight line (R2 {line.fit:.2f}): exponential growth, as of a"
+            + (" network whose branches are not normalised." if has_shortcuts else " network without shortcuts.")
+        ),
+        actions=(
+            ("normalise the branches, or scale each by 1 / sqrt(number of blocks)", "start the branches at zero")
+            if has_shortcuts
+            else ("add shortcuts", "take fewer layers", "clip the gradient and warm up, if it has to stay as it is")
+        ),
+        would_change="the same profile in a network of this depth that is known to train",
+    )
+
+
+def vanishes(evidence: Evidence) -> Found | None:
+    """GRAD_VANISH: the gradient is lost on its way to the input."""
+    profile = flow_profile(evidence.now)
+    line = profile.outer_half
+    if line.slope * -1 > SHRINKING or profile.growth > LOST:
+        return None
+    saturated = any(unit.kind != "Relu" for unit in evidence.now.activations)
+    return Found(
+        where=profile.names[0],
+        number=-line.slope,
+        threshold=SHRINKING,
+        sentence=(
+            f"On its way from the loss to the input the gradient shrinks to {10**-line.slope:.2g} of itself per block,"
+            f" {-profile.growth:.1f} decades in all: the first layers learn {10**-profile.growth:.0e} times slower than"
+            " the last ones."
+        ),
+        actions=(
+            *(("replace sigmoid and tanh by ReLU",) if saturated else ()),
+            "add a norm after each layer",
+            "add shortcuts",
+            "initialise for the activation (He for ReLU)",
+        )[:3],
+        would_change="a profile that has become flat after some hundred steps",
+    )
+
+
+RULES = (
+    Rule("GRAD_EXP_GROWTH", "critical", "measured", 30, grows_exponentially),
+    Rule("GRAD_VANISH", "critical", "measured", 30, vanishes),
+)
