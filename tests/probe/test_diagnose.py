@@ -85,7 +85,7 @@ def with_bias(value: float) -> nn.Module:
 
 
 SICK = {
-    "GRAD_EXP_GROWTH": lambda: reslab.create_model("plain110"),
+    "GRAD_EXP_GROWTH": lambda: reslab.create_model("plain56"),
     "GRAD_VANISH": lambda: perceptron(nn.Sigmoid(), 10),
     "ACT_EXPLODE": lambda: reslab.create_model("resnet56", norm="none"),
     "SATURATED": lambda: perceptron(nn.Tanh(), 2, gain=30),
@@ -141,11 +141,19 @@ def test_frozen_weights_are_named():
 HEALTHY = {
     **{
         name: lambda name=name: reslab.create_model(name)
-        for name in ("plain20", "resnet20", "resnet56", "resnet110", "preresnet110", "wide_resnet16_4", "seresnet56")
+        for name in (
+            "plain20",
+            "resnet20",
+            "resnet56",
+            "resnet110",
+            "preresnet110",
+            "wide_resnet16_4",
+            "fixup_resnet56",
+        )
     },
     **{
         name: lambda name=name: torchvision.models.get_model(name, num_classes=10)
-        for name in ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "regnet_y_400mf", "convnext_tiny")
+        for name in ("resnet18", "resnet50", "mobilenet_v2", "regnet_x_400mf", "regnet_y_400mf", "convnext_tiny")
     },
 }
 

@@ -74,11 +74,7 @@ def read(model: nn.Module, batch: Batch, loss_fn: LossFn, *, step: int = 0) -> R
     finally:
         splitter.close()
         spine.close()
-    on_spine = {graph.nodes[place] for place in graph.spine()}
-    activations = tuple(
-        ActivationRecord(index, unit.module, unit.kind, unit.channels, unit.positions, share, node in on_spine)
-        for index, (node, unit, share) in enumerate(trace.layers())
-    )
+    activations = activation_records(graph, additions, trace)
     responses = trace.response_stds()
     trace.clear()
     return ReadingRecord(
@@ -243,6 +239,26 @@ def block_record(
         stream=None if signal is None else signal.stream,
         shortcut=operands[1 - addition.operand] if addition.operand <= 1 else None,
         branch=operands[addition.operand] if addition.operand <= 1 else None,
+    )
+
+
+def activation_records(graph: Graph, additions: Sequence[Addition], trace: Trace) -> tuple[ActivationRecord, ...]:
+    """A record for each activation that was executed."""
+    spine, sums = set(graph.spine()), {addition.node for addition in additions}
+    return tuple(
+        ActivationRecord(
+            index=index,
+            name=unit.module,
+            kind=unit.kind,
+            num_channels=unit.channels,
+            num_positions=unit.positions,
+            share=share,
+            on_spine=graph.place.get(node) in spine,
+            follows_addition=any(parent in sums for parent, _, _ in graph.inputs[graph.place[node]])
+            if node in graph.place
+            else False,
+        )
+        for index, (node, unit, share) in enumerate(trace.layers())
     )
 
 

@@ -95,6 +95,7 @@ class ActivationRecord:
         share: of a rectifier's channels, those that no position of any sample made active; of another's values, those
             that are saturated.
         on_spine: everything goes through it; a gate, or a layer of a branch, does not have everything.
+        follows_addition: it comes right after a residual addition.
     """
 
     index: int
@@ -104,6 +105,7 @@ class ActivationRecord:
     num_positions: int
     share: float
     on_spine: bool
+    follows_addition: bool
 
 
 @dataclass(frozen=True)

@@ -84,12 +84,14 @@ class Profile:
     unit: str
 
     @property
-    def outer_half(self) -> Line:
-        """Through the half that is nearer to the loss; the slope is that per block, positive towards the loss.
+    def line(self) -> Line:
+        """The slope is that per block, positive towards the loss.
 
-        Near the loss a residual network's gradient grows most slowly, so that exponential growth shows best there.
+        Through the layers of a plain network; of blocks, through the half that is nearer to the loss, where a residual
+        network's gradient grows most slowly, so that exponential growth shows best there.
         """
-        line = line_through(self.decades[len(self.decades) // 2 :])
+        is_residual = self.unit == "block"
+        line = line_through(self.decades[len(self.decades) // 2 :] if is_residual else self.decades)
         return Line(line.slope * self.per_block, line.fit)
 
     @property

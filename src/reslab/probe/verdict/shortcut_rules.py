@@ -28,7 +28,7 @@ def shortcut_is_blocked(evidence: Evidence) -> Found | None:
     """SHORTCUT_BLOCKED: hardly any gradient comes back through the shortcuts, or through what follows the additions."""
     blocks = blocks_of(evidence)
     gains = [(min(block.shortcut_gain, math.sqrt(block.pass_through)), block) for block in blocks]
-    gains = [(gain, block) for gain, block in gains if math.isfinite(gain)]
+    gains = [(gain, block) for gain, block in gains if math.isfinite(gain) and block.kind != "gated"]
     if not gains:
         raise NotChecked("the shortcuts' gain is unknown")
     worst, block = min(gains, key=lambda found: found[0])

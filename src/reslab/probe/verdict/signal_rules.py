@@ -6,10 +6,12 @@ import math
 
 from reslab.probe.verdict.evidence import FEW, Evidence, NotChecked, line_through
 from reslab.probe.verdict.rule import Found, Rule
+from reslab.records import BlockFlowRecord
 
 DOUBLING, STRAIGHT = 0.10, 0.9
 """Decades per block of the stream's variance, and R squared of the line; a doubling per block is 0.30."""
 LEAST_VARIANCE = 1e-5
+SILENT = 1e-6
 DEAD_LAYER, DEAD_NETWORK, ENOUGH_POSITIONS = 0.5, 0.2, 512
 SATURATED_LAYER = 0.5
 
@@ -44,9 +46,10 @@ def stream_explodes(evidence: Evidence) -> Found | None:
 
 def stream_collapses(evidence: Evidence) -> Found | None:
     """ACT_COLLAPSE: hardly anything is left of the differences between samples."""
-    seen = [(block.name, block.stream.variance) for block in evidence.now.blocks if block.stream is not None]
+    blocks = [block for block in evidence.now.blocks if not (evidence.at_start and is_silent(block))]
+    seen = [(block.name, block.stream.variance) for block in blocks if block.stream is not None]
     if not seen:
-        raise NotChecked("no residual addition was seen")
+        raise NotChecked("no residual addition was seen whose branch does something yet")
     name, least = min(seen, key=lambda found: found[1])
     if least >= LEAST_VARIANCE:
         return None
@@ -68,6 +71,8 @@ def units_are_dead(evidence: Evidence) -> Found | None:
     layers = [
         unit for unit in evidence.now.activations if unit.kind == "Relu" and unit.num_positions >= ENOUGH_POSITIONS
     ]
+    if has_silent_branches(evidence):  # the channels that a shortcut pads are 0 until the branches speak
+        layers = [unit for unit in layers if not unit.follows_addition]
     if not layers:
         raise NotChecked(f"no rectifier was seen at {ENOUGH_POSITIONS} positions: take a larger batch")
     dead = sum(layer.share * layer.num_channels for layer in layers)
@@ -87,6 +92,16 @@ def units_are_dead(evidence: Evidence) -> Found | None:
         actions=("lower the learning rate", "start with biases of 0", "leaky rectifiers, or a norm before them"),
         would_change="another batch in which they are active",
     )
+
+
+def has_silent_branches(evidence: Evidence) -> bool:
+    """Whether some branches start at zero, and nothing was trained yet."""
+    return evidence.at_start and any(map(is_silent, evidence.now.blocks))
+
+
+def is_silent(block: BlockFlowRecord) -> bool:
+    """Whether a branch adds next to nothing."""
+    return block.branch is not None and block.branch.variance <= SILENT
 
 
 def units_are_saturated(evidence: Evidence) -> Found | None:
