@@ -3,15 +3,18 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["__version__", "create_model", "list_models", "load_weights"]
+from reslab.version import __version__
+
+__all__ = ["__version__", "create_model", "diagnose", "list_models", "load_weights"]
 
 if TYPE_CHECKING:
     from reslab.models.catalog import create_model, list_models
+    from reslab.probe.diagnose import diagnose
     from reslab.weights.load import load_weights
 
 HOMES = {
     "create_model": "reslab.models.catalog",
+    "diagnose": "reslab.probe.diagnose",
     "list_models": "reslab.models.catalog",
     "load_weights": "reslab.weights.load",
 }

@@ -52,7 +52,7 @@ class Diagnosis:
         return encode({**asdict(self.judged), "readings": [asdict(reading) for reading in self.readings]}, indent=2)
 
 
-def diagnose(model: nn.Module, batch: Batch, loss_fn: LossFn) -> Diagnosis:
+def diagnose(model: nn.Module, batch: Batch, loss_fn: LossFn, *, step: int = 0) -> Diagnosis:
     """Runs one batch forward and backward, looks at what happens, and says what is wrong.
 
     The model is left as it was, bit for bit: parameters, buffers, gradients, mode, hooks, and the random numbers too.
@@ -63,6 +63,7 @@ def diagnose(model: nn.Module, batch: Batch, loss_fn: LossFn) -> Diagnosis:
         batch: inputs and targets, on the model's device: a tensor, a tuple of arguments or a dict of keywords for the
             model, and what ``loss_fn`` takes besides its outputs.
         loss_fn: outputs and targets to a scalar, such as ``torch.nn.functional.cross_entropy``.
+        step: how many steps it was trained for; some things are by design before the first one only.
 
     Raises:
         RequestError: if the model can't be read, with the reason; the model is as it was.
@@ -76,7 +77,7 @@ def diagnose(model: nn.Module, batch: Batch, loss_fn: LossFn) -> Diagnosis:
     check_model(model)
     check_batch(batch)
     with torch.inference_mode(False), torch.enable_grad(), untouched(model), torch.compiler.set_stance("force_eager"):
-        reading = read(model if model.training else model.train(), batch, loss_fn)
+        reading = read(model if model.training else model.train(), batch, loss_fn, step=step)
     return Diagnosis((reading,), judge(Evidence((reading,))))
 
 

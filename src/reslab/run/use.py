@@ -12,7 +12,7 @@ from torch import nn
 
 from reslab.config import RunConfig, build, load_config
 from reslab.data.images import EXTENSIONS
-from reslab.data.prepare import check_classes, fit_for_prediction
+from reslab.data.prepare import Data, check_classes, fit_for_prediction
 from reslab.data.sources import SOURCES
 from reslab.data.transforms import Preprocess
 from reslab.errors import RequestError
@@ -91,20 +91,7 @@ def evaluate_run(
     """
     trained = open_run(folder, weights=weights, device=build.device(device))
     config = trained.config
-    data_config = config.data.model_copy(
-        update={
-            "name": data or where_now(config.data.name, folder),
-            "val_split": 0 if data else config.data.val_split,
-            "dir": data_dir or config.data.dir,
-            "test": config.data.test or split == "test",
-            "channels": trained.preprocess.channels,
-        }
-    )
-    if trained.preprocess.resize is not None:
-        data_config = data_config.model_copy(update={"image_size": trained.preprocess.height})
-    source = build.source(data_config)
-    check_classes(trained.classes, source.classes, where=source.name)
-    found = build.data(data_config, source, seed=config.train.seed, preprocess=trained.preprocess)
+    found = data_of(folder, trained, data=data, data_dir=data_dir, test=config.data.test or split == "test")
     splits = {"train": found.train, "val": found.val, "test": found.test}
     name = split or next(key for key in ("test", "val", "train") if splits[key] is not None)
     if name not in splits:
@@ -124,6 +111,33 @@ def evaluate_run(
         "classes": trained.classes,
         "same_data": fingerprint == found.train.fingerprint(),
     }
+
+
+def data_of(folder: RunFolder, trained: TrainedModel, *, data: str = "", data_dir: str = "", test: bool = True) -> Data:
+    """The data of a run as it was split and preprocessed then, or other data with the same classes.
+
+    Args:
+        folder: of the run.
+        trained: its network.
+        data: another data set, not split; by default the run's own.
+        data_dir: where it lies now.
+        test: with its test split.
+    """
+    config = trained.config
+    data_config = config.data.model_copy(
+        update={
+            "name": data or where_now(config.data.name, folder),
+            "val_split": 0 if data else config.data.val_split,
+            "dir": data_dir or config.data.dir,
+            "test": test,
+            "channels": trained.preprocess.channels,
+        }
+    )
+    if trained.preprocess.resize is not None:
+        data_config = data_config.model_copy(update={"image_size": trained.preprocess.height})
+    source = build.source(data_config)
+    check_classes(trained.classes, source.classes, where=source.name)
+    return build.data(data_config, source, seed=config.train.seed, preprocess=trained.preprocess)
 
 
 def where_now(name: str, folder: RunFolder) -> str:

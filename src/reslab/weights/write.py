@@ -11,10 +11,10 @@ from typing import Any, Literal, get_args
 import safetensors.torch
 from torch import Tensor
 
-import reslab
 from reslab.errors import RequestError, unknown
 from reslab.models.architecture import Architecture
 from reslab.records import encode, write_atomic
+from reslab.version import __version__
 from reslab.weights.card import METADATA_KEY
 from reslab.weights.layouts import NF_RULES, timm_v2_rules
 from reslab.weights.names import Recognition, written_out
@@ -223,7 +223,7 @@ def make_card(found: Recognition, report: LoadReport, *, layout: Target, num_cla
         },
         "assumptions": report.assumptions,
         "notes": report.notes,
-        "reslab": reslab.__version__,
+        "reslab": __version__,
     }
 
 

@@ -95,9 +95,9 @@ class Profile:
         return Line(line.slope * self.per_block, line.fit)
 
     @property
-    def num_blocks(self) -> float:
-        """Depth in blocks."""
-        return len(self.decades) / self.per_block
+    def step(self) -> str:
+        """What the slope is per, in words."""
+        return "block" if self.unit == "block" else "two layers"
 
     @property
     def growth(self) -> float:

@@ -32,7 +32,7 @@ def grows_exponentially(evidence: Evidence) -> Found | None:
         number=growth,
         threshold=GROWTH[profile.unit],
         sentence=(
-            f"On its way from the loss to the input the gradient grows {10**growth:.2f} times per block, and"
+            f"On its way from the loss to the input the gradient grows {10**growth:.2f} times per {profile.step}, and"
             f" {profile.growth:.1f} decades in all, on a straight line (R2 {line.fit:.2f}): exponential growth, as of a"
             + (" network whose branches are not normalised." if has_shortcuts else " network without shortcuts.")
         ),
@@ -57,9 +57,9 @@ def vanishes(evidence: Evidence) -> Found | None:
         number=-line.slope,
         threshold=SHRINKING,
         sentence=(
-            f"On its way from the loss to the input the gradient shrinks to {10**-line.slope:.2g} of itself per block,"
-            f" {-profile.growth:.1f} decades in all: the first layers learn {10**-profile.growth:.0e} times slower than"
-            " the last ones."
+            f"On its way from the loss to the input the gradient shrinks to {10**-line.slope:.2g} of itself per"
+            f" {profile.step}, {-profile.growth:.1f} decades in all: the first layers learn {10**-profile.growth:.0e} times"
+            " slower than the last ones."
         ),
         actions=(
             *(("replace sigmoid and tanh by ReLU",) if saturated else ()),

@@ -107,10 +107,8 @@ def is_silent(block: BlockFlowRecord) -> bool:
 def units_are_saturated(evidence: Evidence) -> Found | None:
     """SATURATED: sigmoid or tanh so far from the middle that hardly any gradient comes through."""
     layers = [unit for unit in evidence.now.activations if unit.kind != "Relu" and unit.on_spine]
-    if not layers:
-        raise NotChecked("nothing goes through a sigmoid or tanh, but for gates")
-    worst = max(layers, key=lambda layer: layer.share)
-    if worst.share <= SATURATED_LAYER:
+    worst = max(layers, key=lambda layer: layer.share, default=None)  # gates are left out: they are there to be shut
+    if worst is None or worst.share <= SATURATED_LAYER:
         return None
     return Found(
         where=worst.name,
