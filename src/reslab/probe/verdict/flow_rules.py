@@ -58,8 +58,7 @@ def vanishes(evidence: Evidence) -> Found | None:
         threshold=SHRINKING,
         sentence=(
             f"On its way from the loss to the input the gradient shrinks to {10**-line.slope:.2g} of itself per"
-            f" {profile.step}, {-profile.growth:.1f} decades in all: the first layers learn {10**-profile.growth:.0e} times"
-            " slower than the last ones."
+            f" {profile.step}, {-profile.growth:.1f} decades in all: the first layers hardly learn."
         ),
         actions=(
             *(("replace sigmoid and tanh by ReLU",) if saturated else ()),
