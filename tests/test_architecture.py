@@ -10,6 +10,7 @@ import reslab
 from reslab.config import FLAGS, leaves
 from reslab.models.catalog import create_model, list_models
 from reslab.probe.diagnose import diagnose
+from reslab.probe.watch import watch
 from reslab.weights.load import load_weights
 
 ROOT = Path(__file__).parent.parent
@@ -25,12 +26,13 @@ def test_no_arrow_goes_upward():
 
 
 def test_public_names_are_these_and_no_others():
-    assert reslab.__all__ == ["__version__", "create_model", "diagnose", "list_models", "load_weights"]
+    assert reslab.__all__ == ["__version__", "create_model", "diagnose", "list_models", "load_weights", "watch"]
     assert dir(reslab) == reslab.__all__
     assert reslab.create_model is create_model
     assert reslab.diagnose is diagnose
     assert reslab.list_models is list_models
     assert reslab.load_weights is load_weights
+    assert reslab.watch is watch
     with pytest.raises(AttributeError, match="it has"):
         _ = reslab.diagnose_everything
 

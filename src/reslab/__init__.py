@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from reslab.version import __version__
 
-__all__ = ["__version__", "create_model", "diagnose", "list_models", "load_weights"]
+__all__ = ["__version__", "create_model", "diagnose", "list_models", "load_weights", "watch"]
 
 if TYPE_CHECKING:
     from reslab.models.catalog import create_model, list_models
     from reslab.probe.diagnose import diagnose
+    from reslab.probe.watch import watch
     from reslab.weights.load import load_weights
 
 HOMES = {
@@ -17,6 +18,7 @@ HOMES = {
     "diagnose": "reslab.probe.diagnose",
     "list_models": "reslab.models.catalog",
     "load_weights": "reslab.weights.load",
+    "watch": "reslab.probe.watch",
 }
 
 

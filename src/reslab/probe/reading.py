@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -18,12 +19,13 @@ from torch.autograd.graph import Node, get_gradient_edge
 
 from reslab.errors import RequestError
 from reslab.probe.graph import TRANSPARENT, Addition, Graph, shape_of
+from reslab.probe.inputs import call, size_of, tensors_in, with_gradients
+from reslab.probe.spine import Spine
 from reslab.probe.split import Split, Splitter, dot
 from reslab.probe.trace import Trace, name_additions
 from reslab.records import (
     ActivationRecord,
     BlockFlowRecord,
-    LayerFlowRecord,
     ParameterRecord,
     ReadingRecord,
     TensorRecord,
@@ -34,6 +36,76 @@ LossFn: TypeAlias = Callable[[Any, Any], Tensor]
 Batch: TypeAlias = tuple[Any, Any]
 """What the model takes (a tensor, a tuple of arguments, a dict of keywords) and what the loss takes besides."""
 PROBABILITIES = re.compile(r"^(Softmax|LogSoftmax|Sigmoid)Backward")
+
+
+class Reader:
+    """One pass in two halves: what the forward pass leaves behind, and what the backward pass says of it.
+
+    Args:
+        model: whose pass it is.
+        inputs: what it takes: a tensor, a tuple of arguments or a dict of keywords, nested or not.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        self.started, self.model, self.inputs = time.perf_counter(), model, inputs
+        self.leaves, self.arguments = with_gradients(inputs)
+        self.trace, self.num_samples = Trace(model), size_of(inputs)
+        self.outputs: Any = None
+
+    @contextmanager
+    def attached(self, loss: Tensor) -> Iterator[list[Tensor]]:
+        """While this is open, the backward pass of the loss is read.
+
+        Yields:
+            The leaves whose gradient the reading needs, for a backward pass that is told what to compute.
+
+        Raises:
+            RequestError: if the loss is no scalar, or has no graph.
+        """
+        self.graph = Graph(node_of(loss), sources(self.leaves, self.trace))
+        self.additions, self.loss = self.graph.additions(), loss
+        self.trace.complete(self.graph)
+        self.splitter = Splitter(self.graph, self.additions, num_samples=self.num_samples)
+        self.spine = Spine(self.graph, num_samples=self.num_samples)
+        try:
+            yield needed(self.leaves, self.graph, self.additions)
+        finally:
+            self.splitter.close()
+            self.spine.close()
+
+    def record(self, *, step: int, grad_scale: float = 1.0) -> ReadingRecord:
+        """What was seen; the graph is let go.
+
+        Args:
+            step: of the training.
+            grad_scale: that the loss was multiplied by, as fp16's loss scaling does; divided out.
+        """
+        graph, trace = self.graph, self.trace
+        names = name_additions(graph, self.additions, trace.where)
+        found = zip(names, self.additions, self.splitter.read(grad_scale=grad_scale), strict=True)
+        record = ReadingRecord(
+            step=step,
+            loss=self.loss.item() / grad_scale,
+            num_samples=self.num_samples,
+            is_training=self.model.training,
+            inputs=tuple(describe(tensor) for tensor in tensors_in(self.inputs) if tensor.is_floating_point()),
+            outputs=tuple(describe(tensor) for tensor in tensors_in(self.outputs) if tensor.is_floating_point()),
+            blocks=tuple(
+                block_record(index, name, addition, split, graph=graph, trace=trace)
+                for index, (name, addition, split) in enumerate(found)
+                if split is not None
+            ),
+            layers=self.spine.read(trace.where, grad_scale=grad_scale),
+            activations=activation_records(graph, self.additions, trace),
+            parameters=parameter_records(self.model, grad_scale=grad_scale),
+            responses=trace.response_stds(),
+            softmax_twice=has_softmax_twice(graph),
+            num_classes=classes_of(graph),
+            duration_s=time.perf_counter() - self.started,
+        )
+        trace.clear()
+        del self.graph, self.additions, self.splitter, self.spine, self.loss
+        return record
 
 
 def read(model: nn.Module, batch: Batch, loss_fn: LossFn, *, step: int = 0) -> ReadingRecord:
@@ -48,95 +120,14 @@ def read(model: nn.Module, batch: Batch, loss_fn: LossFn, *, step: int = 0) -> R
     Raises:
         RequestError: if the loss is no scalar, or has no graph.
     """
-    started = time.perf_counter()
     inputs, targets = batch
-    leaves, arguments = with_gradients(inputs)
-    trace = Trace(model)
-    with trace.following():
-        outputs = call(model, arguments)
-        loss = loss_fn(outputs, targets)
-    node = node_of(loss)
-    graph = Graph(node, sources(leaves, trace))
-    additions, num_samples = graph.additions(), size_of(inputs)
-    trace.complete(graph)
-    names = name_additions(graph, additions, trace.where)
-    splitter, spine = Splitter(graph, additions, num_samples=num_samples), Spine(graph, num_samples=num_samples)
-    try:
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        loss.backward(inputs=[*trainable, *needed(leaves, graph, additions)])
-        splits = splitter.read()
-        blocks = tuple(
-            block_record(index, name, addition, split, graph=graph, trace=trace)
-            for index, (name, addition, split) in enumerate(zip(names, additions, splits, strict=True))
-            if split is not None
-        )
-        layers = spine.read(trace.where)
-    finally:
-        splitter.close()
-        spine.close()
-    activations = activation_records(graph, additions, trace)
-    responses = trace.response_stds()
-    trace.clear()
-    return ReadingRecord(
-        step=step,
-        loss=loss.item(),
-        num_samples=num_samples,
-        is_training=model.training,
-        inputs=tuple(describe(tensor) for tensor in tensors_in(inputs) if tensor.is_floating_point()),
-        outputs=tuple(describe(tensor) for tensor in tensors_in(outputs) if tensor.is_floating_point()),
-        blocks=blocks,
-        layers=layers,
-        activations=activations,
-        parameters=parameter_records(model),
-        responses=responses,
-        softmax_twice=has_softmax_twice(graph),
-        num_classes=classes_of(graph),
-        duration_s=time.perf_counter() - started,
-    )
-
-
-def call(model: nn.Module, arguments: Any) -> Any:
-    """The model's answer to a tensor, a tuple of arguments or a dict of keywords."""
-    if isinstance(arguments, Mapping):
-        return model(**arguments)
-    return model(*arguments) if isinstance(arguments, list | tuple) else model(arguments)
-
-
-def with_gradients(inputs: Any) -> tuple[list[Tensor], Any]:
-    """Leaves that stand for the floating-point inputs, and inputs made of copies of these.
-
-    The copies may be written over; the leaves and what the user handed in may not.
-    """
-    leaves: list[Tensor] = []
-
-    def copy(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        leaves.append(tensor.detach().requires_grad_())
-        return leaves[-1].clone()
-
-    if isinstance(inputs, Tensor):
-        return leaves, copy(inputs)
-    if isinstance(inputs, Mapping):
-        return leaves, {key: copy(value) if isinstance(value, Tensor) else value for key, value in inputs.items()}
-    return leaves, [copy(value) if isinstance(value, Tensor) else value for value in inputs]
-
-
-def tensors_in(value: Any) -> Iterable[Tensor]:
-    """All tensors of a nest of tuples, lists and mappings, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors_in(item)
-
-
-def size_of(inputs: Any) -> int:
-    """N: the length of the first tensor that has one."""
-    return next((len(tensor) for tensor in tensors_in(inputs) if tensor.ndim), 1)
+    reader = Reader(model, inputs)
+    with reader.trace.following():
+        reader.outputs = call(model, reader.arguments)
+        loss = loss_fn(reader.outputs, targets)
+    with reader.attached(loss) as leaves:
+        loss.backward(inputs=[*(p for p in model.parameters() if p.requires_grad), *leaves])
+    return reader.record(step=step)
 
 
 def node_of(loss: Any) -> Node:
@@ -167,53 +158,6 @@ def needed(leaves: Sequence[Tensor], graph: Graph, additions: Sequence[Addition]
         is_parameter = not before and place not in graph.sources
         is_reached[place] = is_parameter or any(is_reached[parent] for parent in before)
     return [] if all(is_reached[addition.fork] for addition in additions) else list(leaves)
-
-
-class Spine:
-    """The layers with weights that everything goes through, and the gradient at the input of each.
-
-    At the input, because the output of a layer before a norm has whatever scale its weights happen to have.
-
-    Args:
-        graph: of the forward pass.
-        num_samples: N.
-    """
-
-    def __init__(self, graph: Graph, *, num_samples: int) -> None:
-        self.graph, self.num_samples = graph, num_samples
-        self.places = [
-            place for place in graph.spine() if graph.is_weighted(place) and len(shape_of(graph.nodes[place])) > 1
-        ]
-        self.squares: dict[int, Tensor] = {}
-        self.handles = []
-        for place in self.places:
-            for parent, output, _ in graph.inputs[place][:1]:
-                if parent not in graph.sources:
-                    self.handles.append(graph.nodes[parent].register_prehook(self._taker(place, output)))
-
-    def _taker(self, place: int, output: int) -> Callable[[tuple[Tensor | None, ...]], None]:
-        def take(gradients: tuple[Tensor | None, ...]) -> None:
-            gradient = gradients[output]
-            if gradient is not None:
-                self.squares[place] = dot(gradient, gradient) * self.num_samples
-
-        return take
-
-    def read(self, where: dict[Node, str]) -> tuple[LayerFlowRecord, ...]:
-        """A record for each layer."""
-        reached = [place for place in self.places if place in self.squares]
-        found = torch.stack([self.squares[place] for place in reached]).sqrt().tolist() if reached else []
-        norms = dict(zip(reached, found, strict=True))
-        nodes = [(place, self.graph.nodes[place]) for place in self.places]
-        return tuple(
-            LayerFlowRecord(index, where.get(node, ""), shape_of(node), norms.get(place, math.nan))
-            for index, (place, node) in enumerate(nodes)
-        )
-
-    def close(self) -> None:
-        """Removes the hooks."""
-        for handle in self.handles:
-            handle.remove()
 
 
 def block_record(
@@ -281,7 +225,7 @@ def has_softmax_twice(graph: Graph) -> bool:
     return False
 
 
-def parameter_records(model: nn.Module) -> tuple[ParameterRecord, ...]:
+def parameter_records(model: nn.Module, *, grad_scale: float = 1.0) -> tuple[ParameterRecord, ...]:
     """Norms of all weights and their gradients, read from the device at once."""
     named = list(model.named_parameters())
     if not named:
@@ -295,7 +239,7 @@ def parameter_records(model: nn.Module) -> tuple[ParameterRecord, ...]:
             name=name,
             shape=tuple(parameter.shape),
             weight_norm=weight,
-            grad_norm=None if parameter.grad is None else next(gradients),
+            grad_norm=None if parameter.grad is None else next(gradients) / grad_scale,
             is_trainable=parameter.requires_grad,
         )
         for (name, parameter), weight in zip(named, weights, strict=True)

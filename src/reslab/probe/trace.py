@@ -10,6 +10,7 @@ Shape letters: N samples, C channels, ``*`` whatever else there is.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -76,7 +77,9 @@ class Trace(TorchFunctionMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.modules = [(module, name.replace("_orig_mod.", "")) for name, module in model.named_modules()]
+        self.modules = [
+            (module, re.sub(r"_orig_mod\.?", "", name)) for name, module in model.named_modules() if module is not model
+        ]  # what runs in none of them runs in the model itself
         self.stack = [""]
         self.where: dict[Node, str] = {}
         self.channels = 0  # of the last layer with weights

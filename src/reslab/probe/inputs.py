@@ -1,0 +1,52 @@
+"""What goes into a model: a tensor, or a nest of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def call(model: nn.Module, arguments: Any) -> Any:
+    """The model's answer to a tensor, a tuple of arguments or a dict of keywords."""
+    if isinstance(arguments, Mapping):
+        return model(**arguments)
+    return model(*arguments) if isinstance(arguments, list | tuple) else model(arguments)
+
+
+def with_gradients(inputs: Any) -> tuple[list[Tensor], Any]:
+    """Leaves that stand for the floating-point inputs, and inputs made of copies of these.
+
+    The copies may be written over; the leaves and what the user handed in may not.
+    """
+    leaves: list[Tensor] = []
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: copy(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [copy(item) for item in value] if isinstance(value, list) else tuple(copy(item) for item in value)
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        leaves.append(value.detach().requires_grad_())
+        return leaves[-1].clone()
+
+    return leaves, copy(inputs)
+
+
+def tensors_in(value: Any) -> Iterable[Tensor]:
+    """All tensors of a nest of tuples, lists and mappings, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_in(item)
+
+
+def size_of(inputs: Any) -> int:
+    """N: the length of the first tensor that has one."""
+    return next((len(tensor) for tensor in tensors_in(inputs) if tensor.ndim), 1)

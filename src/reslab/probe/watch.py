@@ -1,0 +1,141 @@
+"""``watch``: readings of a network while it trains in a loop of one's own, and a verdict over the whole time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from reslab.errors import RequestError
+from reslab.probe.diagnose import Diagnosis, check_model
+from reslab.probe.reading import Reader
+from reslab.probe.verdict.evidence import Evidence
+from reslab.probe.verdict.judge import judge
+from reslab.records import ReadingRecord
+
+
+class Watch:
+    """Reads every so many training steps; between them it costs next to nothing.
+
+    A step is one call of the model in train mode, with the backward pass that follows it.
+
+    Args:
+        model: that trains.
+        every: steps between two readings; the first step is read.
+        scaler: of fp16's loss, where there is one: its scale is divided out.
+
+    Example:
+        >>> model = nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with watch(model, every=2) as probe:
+        ...     for _ in range(4):
+        ...         optimizer.zero_grad()
+        ...         nn.functional.cross_entropy(model(torch.randn(8, 4)), torch.zeros(8).long()).backward()
+        ...         optimizer.step()
+        >>> [reading.step for reading in probe.diagnosis.readings]
+        [0, 2]
+    """
+
+    def __init__(self, model: nn.Module, *, every: int = 50, scaler: torch.amp.GradScaler | None = None) -> None:
+        if every < 1:
+            raise RequestError(f"every is a number of steps from 1 on, got {every}.")
+        check_model(model)
+        self.model, self.every, self.scaler = model, every, scaler
+        self.readings: list[ReadingRecord] = []
+        self.step = -1
+        self._reader: Reader | None = None
+        self._open, self._pass = ExitStack(), ExitStack()
+
+    def __enter__(self) -> Self:
+        before = self.model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        after = self.model.register_forward_hook(self._end, with_kwargs=True, always_call=True)
+        for handle in (before, after):
+            self._open.callback(handle.remove)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._pass.close()
+        self._open.close()
+        self._reader = None
+
+    def _begin(self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """Before each call of the model: at a step that is due, follow it, on inputs that ask for a gradient."""
+        if not module.training or not torch.is_grad_enabled():
+            return None
+        self._pass.close()  # what a call that no backward pass followed has left
+        self.step, self._reader = self.step + 1, None
+        if self.step % self.every:
+            return None
+        self._reader = Reader(module, (arguments, keywords))
+        self._pass.enter_context(torch.compiler.set_stance("force_eager"))
+        self._pass.enter_context(self._reader.trace.following())
+        return self._reader.arguments
+
+    def _end(self, module: nn.Module, arguments: Any, keywords: Any, outputs: Any) -> None:
+        """After each call: from here to the backward pass, wait for the loss."""
+        self._pass.close()
+        if self._reader is None or outputs is None:  # not due, or the model has raised
+            self._reader = None
+            return
+        self._reader.outputs = outputs
+        self._pass.enter_context(intercepted(self._backward))
+
+    def _backward(self, loss: Tensor, run: Callable[[], None]) -> None:
+        """In place of the backward pass: the same, read."""
+        self._pass.close()
+        reader, self._reader = self._reader, None
+        if reader is None:
+            return run()
+        scale = self.scaler.get_scale() if self.scaler is not None else 1.0
+        with reader.attached(loss):
+            run()
+        self.readings.append(reader.record(step=self.step, grad_scale=scale))
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        """The verdict over what has been read so far."""
+        if not self.readings:
+            raise RequestError("Nothing has been read: no call of the model in train mode was followed by backward().")
+        readings = tuple(self.readings)
+        return Diagnosis(readings, judge(Evidence(readings)))
+
+
+def watch(model: nn.Module, *, every: int = 50, scaler: torch.amp.GradScaler | None = None) -> Watch:
+    """A context in which the model's training is watched; see ``Watch``."""
+    return Watch(model, every=every, scaler=scaler)
+
+
+class intercepted:
+    """Puts a function in place of ``torch.autograd.backward``, which ``Tensor.backward`` calls, for one scalar.
+
+    Args:
+        instead: gets the loss and what runs the real backward pass.
+    """
+
+    def __init__(self, instead: Callable[[Tensor, Callable[[], None]], None]) -> None:
+        self.instead = instead
+
+    def __enter__(self) -> None:
+        self.real = torch.autograd.backward
+
+        def backward(tensors: Tensor | Sequence[Tensor], *arguments: Any, **keywords: Any) -> None:
+            found = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+
+            def run() -> None:
+                self.real(tensors, *arguments, **keywords)
+
+            if len(found) == 1 and found[0].numel() == 1 and found[0].grad_fn is not None:
+                self.instead(found[0], run)
+            else:
+                run()
+
+        torch.autograd.backward = backward  # type: ignore[assignment]
+
+    def __exit__(self, *_: object) -> None:
+        torch.autograd.backward = self.real
