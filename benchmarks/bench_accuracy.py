@@ -3,7 +3,7 @@
 `--case resnet20` and `--case resnet56` train on all 50,000 images of CIFAR-10 by the recipe fast-cifar and report the
 last weights; the recipe was chosen on 45,000 with 5,000 held out. `--case mnist` and `--case hymenoptera` (a trained
 CIFAR-10 network on 64 photographs of ants and bees, beside the same network from scratch) are short. `--case pace`
-measures the pace of fast-cifar as it comes beside plain fp32, a few hundred steps each.
+measures the pace of fast-cifar as it comes beside plain fp32, a hundred steps each.
 
 Runs go to `--out`, by default runs/accuracy, and go on where they were cut off. `--jobs 2` trains two seeds at a time,
 one thread each. `--save` puts each run's record beside the table, where there is a bar: run.json in its first line, an
@@ -20,17 +20,24 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from measure import RESULTS, parse_flags, report
+from measure import RESULTS, parse_flags, ratios, report, summary
+from peers.common import Clock, Watch
+from reslab.cli.config_flags import read_flags
+from reslab.config import build
 from reslab.records import RunFolder, RunRecord, encode
+from reslab.run.assemble import assemble
+from reslab.run.recorder import Display
+from reslab.train.distributed import ALONE
+from reslab.train.fit import fit
 
 FAST = ("--recipe", "fast-cifar", "--val-split", "0")
 PLAIN = ("--amp", "none", "--channels-last", "off", "--compile", "off")
 DIGITS = ("--augment", "crop", "--set", "data.alternate_flip=false", "--set", "data.max_shift=2")
-PACE_STEPS = 200
+PACE_STEPS = 100
 CIFAR_TRAIN = 50_000
 
 
@@ -142,30 +149,52 @@ def keep(folder: RunFolder) -> None:
     target.write_text(f"{encode(record)}\n{folder.epochs.read_text()}")
 
 
+def pace_here(words: Sequence[str]) -> None:
+    """Prints images per second of ``reslab train WORDS`` over some steps in the middle of it, and what its trial chose.
+
+    The trial knows of the whole run; neither its seconds nor those of the compiler are counted.
+    """
+    config, _ = read_flags(words, [], command="train", about="")
+    parts = assemble(config, Display(), device=build.device("auto"), ranks=ALONE)
+    clock = Clock(PACE_STEPS)
+    fit(
+        parts.model,
+        parts.task,
+        (parts.loaders[0], None),
+        optimizer=parts.optimizer,
+        schedule=parts.schedule,
+        options=replace(parts.options, steps=clock.last),
+        recorder=Watch(clock),
+    )
+    print("\n" + json.dumps({"images_per_s": clock.images_per_s(), "speed": parts.notes["speed"]}))
+
+
 def measure_pace(flags: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Images per second of fast-cifar as it comes and in plain fp32, in turn, and what 50 epochs would take."""
     found: dict[str, list[float]] = {"as it comes": [], "plain fp32": []}
-    for number in range(1 if flags.quick else 3):
+    for _ in range(1 if flags.quick else 5):
         for name, extra in (("as it comes", ()), ("plain fp32", PLAIN)):
-            case = Case(f"pace {name}", ("--model", "resnet20", *FAST, "--steps", str(PACE_STEPS)), (number,))
-            epochs = train(case, number, flags, extra=(*extra, "--overwrite")).read_epochs()
-            found[name].append(epochs[-1].images_per_s)
-    medians = {name: statistics.median(values) for name, values in found.items()}
-    rows = [
-        {
-            "run": name,
-            "images_per_s": pace,
-            "min": min(found[name]),
-            "max": max(found[name]),
-            "minutes_of_50_epochs": 50 * CIFAR_TRAIN / pace / 60,
-            "ratio": pace / medians["plain fp32"],
-        }
-        for name, pace in medians.items()
-    ]
+            words = ["--model", "resnet20", *FAST, *extra, "--data-dir", flags.data_dir]
+            command = [sys.executable, "-m", "bench_accuracy", "--child", json.dumps(words)]
+            done = subprocess.run(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True, check=True)
+            answer = json.loads(done.stdout.splitlines()[-1])
+            print(f"{name}: {answer['images_per_s']:.0f} images/s ({answer['speed']})", file=sys.stderr, flush=True)
+            found[name].append(answer["images_per_s"])
+    plain = found["plain fp32"]
+    rows = []
+    for name, values in found.items():
+        pace, ratio = summary(values), ratios(values, plain)
+        rows.append({
+            "run": name, "images_per_s": pace["median"], "min": pace["min"], "max": pace["max"],
+            "minutes_of_50_epochs": 50 * CIFAR_TRAIN / pace["median"] / 60,
+            "ratio": ratio["median"], "ratio_min": ratio["min"], "ratio_max": ratio["max"], "n": pace["n"],
+        })  # fmt: skip
     return rows, []
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        return pace_here(json.loads(sys.argv[2]))
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--case", choices=[*CASES, "pace"], default="pace")
     own.add_argument("--out", default="runs/accuracy")

@@ -31,14 +31,13 @@ import torch
 from torch import nn
 
 from measure import interleave, parse_flags, ratios, report, summary
-from peers.common import BATCH, Clock, hand_over, take_over
+from peers.common import BATCH, Clock, Watch, hand_over, take_over
 from reslab import create_model
 from reslab.data.prepare import Data, prepare
 from reslab.data.sources import find_source
 from reslab.errors import RequestError
-from reslab.records import StepRecord
 from reslab.tasks.classify import Classify
-from reslab.train.fit import Recorder, fit
+from reslab.train.fit import fit
 from reslab.train.optim import sgd
 from reslab.train.options import FitOptions
 from reslab.train.schedule import constant
@@ -122,17 +121,6 @@ def ours(model: nn.Module, data: Data, *, steps: int) -> float:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-class Watch(Recorder):
-    """Looks at the clock after every step."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-
-    def step(self, record: StepRecord) -> None:
-        """A step has ended."""
-        self.clock.tick()
 
 
 def measure_here(side: Side, network: str, *, steps: int, folder: Path) -> float:

@@ -19,6 +19,8 @@ from reslab.data.prepare import Data
 from reslab.data.sources import Source
 from reslab.data.splits import ArraySplit
 from reslab.data.transforms import Preprocess
+from reslab.records import StepRecord
+from reslab.train.fit import Recorder
 
 BATCH = 128
 WARMUP = 8  # steps: longer than what two workers have read ahead, so that a loader that is too slow shows
@@ -100,3 +102,14 @@ def take_over(folder: Path) -> Data:
     source = Source("cifar10", "", about["classes"], {"train": train}, about["augment"])
     augmentation = Augmentation(about["augment"])
     return Data(source, train, None, None, Preprocess.from_dict(about["preprocess"]), augmentation)
+
+
+class Watch(Recorder):
+    """Looks at the clock after every step of our own loop."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def step(self, record: StepRecord) -> None:
+        """A step has ended."""
+        self.clock.tick()
