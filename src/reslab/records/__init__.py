@@ -1,5 +1,13 @@
 """What a run leaves behind: typed records, JSON lines, and the folder that holds them. No library but Python's own."""
 
+from reslab.records.depth import (
+    DepthRecord,
+    JacobianRecord,
+    LesionRecord,
+    PathRecord,
+    ShatteringRecord,
+    TwinRecord,
+)
 from reslab.records.diagnosis import (
     SEVERITIES,
     ActivationRecord,
@@ -18,6 +26,7 @@ from reslab.records.folder import RunFolder, find_runs
 from reslab.records.lr_range import RangeRecord, RangeStep
 from reslab.records.strict_json import NON_FINITE, decode, encode
 from reslab.records.structure import LAYERS, BlockRecord, LayerKind, LayerRecord, StageRecord, StructureRecord
+from reslab.records.surface import CurvatureRecord, PlaneRecord, SliceRecord
 from reslab.records.training import (
     SCHEMA_VERSION,
     BlockGradientRecord,
@@ -39,14 +48,20 @@ __all__ = [
     "BlockFlowRecord",
     "BlockGradientRecord",
     "BlockRecord",
+    "CurvatureRecord",
+    "DepthRecord",
     "EpochRecord",
     "Errors",
     "FindingRecord",
+    "JacobianRecord",
     "LayerFlowRecord",
     "LayerKind",
     "LayerRecord",
+    "LesionRecord",
     "MomentsRecord",
     "ParameterRecord",
+    "PathRecord",
+    "PlaneRecord",
     "RangeRecord",
     "RangeStep",
     "ReadingRecord",
@@ -55,10 +70,13 @@ __all__ = [
     "RunRecord",
     "RunStatus",
     "Severity",
+    "ShatteringRecord",
+    "SliceRecord",
     "StageRecord",
     "StepRecord",
     "StructureRecord",
     "TensorRecord",
+    "TwinRecord",
     "VerdictRecord",
     "as_percent",
     "as_short",

@@ -1,0 +1,118 @@
+"""What the depth of a network is used for: paths, shattering, Jacobians, lesions, and the twin without shortcuts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class PathRecord:
+    """The gradient at the first block's input, taken apart by how many branches a path goes through.
+
+    Args:
+        energies: of k = 0, 1, ...: the squared norm of what came through exactly k branches, as a share; they add up
+            to 1.
+        effective: mean k, weighted by them: how many branches the gradient goes through.
+        low: 5 % of the energy lie at this k or below.
+        high: 95 % of it do.
+        proxy: the same mean, estimated from one backward pass.
+        gap: norm of the whole gradient less the sum of all parts, over the whole: rounding, and what was left out.
+        num_samples: that it was measured on.
+    """
+
+    energies: tuple[float, ...]
+    effective: float
+    low: int
+    high: int
+    proxy: float
+    gap: float
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class ShatteringRecord:
+    """How long the gradient at the input stays the same on the way from one image to another.
+
+    Args:
+        distances: shares of the way.
+        similarities: mean cosine between the gradient there and the one at the beginning.
+        half: the first distance at which the cosine falls below a half; infinite if it never does.
+        num_pairs: of images.
+    """
+
+    distances: tuple[float, ...]
+    similarities: tuple[float, ...]
+    half: float
+    num_pairs: int
+
+
+@dataclass(frozen=True)
+class JacobianRecord:
+    """How one part of the network stretches small changes of its input.
+
+    Args:
+        name: of the part, such as ``layer1``; ``all`` for the way from input to output.
+        mean_square: mean squared singular value, over directions of the output.
+        largest: greatest singular value.
+        singular_values: estimates of some, greatest first; both ends are the most exact.
+        num_samples: that it was measured on.
+    """
+
+    name: str
+    mean_square: float
+    largest: float
+    singular_values: tuple[float, ...]
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class LesionRecord:
+    """The loss without one block's branch; its shortcut stays.
+
+    Args:
+        index: of the block, as in ``BlockFlowRecord``.
+        name: its.
+        loss: without it.
+        increase: of the loss over that of the whole network.
+    """
+
+    index: int
+    name: str
+    loss: float
+    increase: float
+
+
+@dataclass(frozen=True)
+class TwinRecord:
+    """The same network with the same weights, its shortcuts cut.
+
+    Args:
+        loss: of the same batch.
+        grad_norms: of the gradient at the input of each block, in the order of the blocks; NaN where none arrived.
+    """
+
+    loss: float
+    grad_norms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class DepthRecord:
+    """All that was measured of the depth.
+
+    Args:
+        paths: None if it wasn't measured; ``not_measured`` says why.
+        shattering: the same.
+        jacobians: of each stage, and of all.
+        lesions: of each block.
+        loss: of the whole network, that lesions are compared with.
+        twin: with the shortcuts cut.
+        not_measured: name of a field to the reason.
+    """
+
+    paths: PathRecord | None = None
+    shattering: ShatteringRecord | None = None
+    jacobians: tuple[JacobianRecord, ...] = ()
+    lesions: tuple[LesionRecord, ...] = ()
+    loss: float | None = None
+    twin: TwinRecord | None = None
+    not_measured: dict[str, str] = field(default_factory=dict)
