@@ -49,4 +49,5 @@ def test_every_flag_has_its_place_in_the_config():
 def test_asking_for_help_does_not_import_torch(arguments):
     code = f"import sys; from reslab.cli.main import main\ntry: main({arguments})\nexcept SystemExit: pass\n"
     code += "assert 'torch' not in sys.modules and 'altair' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

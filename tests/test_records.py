@@ -10,7 +10,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reslab.records import (
-    NON_FINITE,
     SCHEMA_VERSION,
     BlockGradientRecord,
     EpochRecord,
@@ -27,6 +26,7 @@ from reslab.records import (
     read_records,
     write_atomic,
 )
+from reslab.records.strict_json import NON_FINITE
 
 ANY_FLOAT = st.floats(allow_nan=True, allow_infinity=True)
 COUNT = st.integers(0, 10**12)

@@ -33,6 +33,11 @@ def test_a_run_is_read_after_its_training(reslab, tiny_run):
     assert "LOSS_RANGE" in found["not_checked"]
 
 
+def test_a_run_may_come_after_the_flags(reslab, tiny_run):
+    assert json.loads(reslab("diagnose", "--json", tiny_run).out)["readings"][0]["step"] == 2
+    assert json.loads(reslab("diagnose", "--device", "cpu", "--json", tiny_run).out)["readings"][0]["step"] == 2
+
+
 def test_a_network_of_ones_own(reslab, tmp_path, monkeypatch):
     (tmp_path / "my_nets.py").write_text(
         "from torch import nn\n"
@@ -40,9 +45,10 @@ def test_a_network_of_ones_own(reslab, tmp_path, monkeypatch):
         "    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * 64, num_classes), nn.Softmax(dim=1))\n"
     )
     monkeypatch.chdir(tmp_path)
-    answer = reslab("diagnose", "--import", "my_nets:build", *NETWORK)
-    assert answer.code == 0, answer.err
-    assert "SOFTMAX_TWICE" in answer.out
+    for flags in (["--import", "my_nets:build"], ["--import=my_nets:build"]):
+        answer = reslab("diagnose", *flags, *NETWORK)
+        assert answer.code == 0, answer.err
+        assert "SOFTMAX_TWICE" in answer.out
 
 
 def test_what_is_no_run_is_refused(reslab, tiny_run, tmp_path):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import reslab
 from reslab.errors import RequestError
 from reslab.probe.diagnose import Diagnosis, diagnose
-from reslab.probe.verdict.evidence import Line, line_through
+from reslab.probe.verdict.evidence import Line, flow_profile, line_through
 from reslab.probe.verdict.judge import RULES
 
 
@@ -88,6 +88,7 @@ SICK = {
     "GRAD_EXP_GROWTH": lambda: reslab.create_model("plain56"),
     "GRAD_VANISH": lambda: perceptron(nn.Sigmoid(), 10),
     "ACT_EXPLODE": lambda: reslab.create_model("resnet56", norm="none"),
+    "ACT_COLLAPSE": lambda: Joined(0.1, 0.1),
     "SATURATED": lambda: perceptron(nn.Tanh(), 2, gain=30),
     "SOFTMAX_TWICE": lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 10), nn.Softmax(dim=1)),
     "NO_GRAD": Detached,
@@ -217,9 +218,25 @@ def test_a_model_made_under_inference_mode_is_refused():
         diagnose(model, (torch.ones(2, 3), torch.zeros(2).long()), F.cross_entropy)
 
 
+def test_a_batch_made_under_inference_mode_is_read():
+    with torch.inference_mode():
+        batch, labels = torch.randn(4, 3), torch.zeros(4).long()
+    assert diagnose(nn.Linear(3, 3), (batch, labels), F.cross_entropy).readings[0].num_samples == 4
+
+
 def test_it_works_where_gradients_are_off():
     with torch.no_grad():
         assert of(reslab.create_model("resnet8")).blocks
+
+
+@pytest.mark.parametrize(("blocks", "growth"), [(9, 0.07), (27, 0.025), (54, 0.011)])
+def test_the_growth_of_residual_networks_falls_with_their_depth(blocks, growth):
+    """Where the threshold of ``GRAD_EXP_GROWTH`` comes from: plain networks keep theirs."""
+    torch.manual_seed(0)
+    residual = flow_profile(of(reslab.create_model(f"resnet{6 * blocks // 3 + 2}")).readings[0])
+    plain = flow_profile(of(reslab.create_model(f"plain{6 * blocks // 3 + 2}")).readings[0])
+    assert -residual.line.slope == pytest.approx(growth, abs=0.02)
+    assert -plain.line.slope == pytest.approx(0.15, abs=0.02)
 
 
 @pytest.mark.parametrize(

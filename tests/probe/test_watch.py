@@ -149,3 +149,18 @@ def test_what_makes_no_sense_is_refused():
         watch(network(), every=0)
     with pytest.raises(RequestError, match="Nothing has been read"), watch(network()) as probe:
         _ = probe.diagnosis
+
+
+def test_an_evaluation_between_forward_and_backward_pass_does_not_disturb():
+    model = network()
+    images, labels = batches()[0]
+    expected = diagnose(model, batches()[0], F.cross_entropy).readings[0]
+    with watch(model, every=1) as probe:
+        outputs = model(images)
+        model.eval()
+        with torch.no_grad():
+            model(torch.zeros(1, 3, 16, 16))
+        model.train()
+        F.cross_entropy(outputs, labels).backward()
+    assert probe.readings[0].outputs == expected.outputs
+    assert probe.readings[0].blocks == expected.blocks

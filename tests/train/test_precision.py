@@ -29,7 +29,7 @@ def test_fp16_on_a_cpu_that_has_it_for_inference_only_is_refused(monkeypatch, sl
 def test_fp16_on_a_cpu_that_trains_in_it_passes(monkeypatch):
     monkeypatch.setattr(precision, "cpu_has_fp16", lambda: True)
     monkeypatch.setattr(precision, "cpu_fp16_slowdown", lambda: 0.6)
-    check_amp("fp16", CPU)
+    assert check_amp("fp16", CPU) is None
 
 
 def test_the_slowdown_is_measured_and_leaves_no_trace():
@@ -40,4 +40,4 @@ def test_the_slowdown_is_measured_and_leaves_no_trace():
 
 @pytest.mark.parametrize("amp", ["none", "auto", "bf16"])
 def test_what_a_cpu_can_do_passes(amp):
-    check_amp(amp, CPU)
+    assert check_amp(amp, CPU) is None

@@ -211,4 +211,5 @@ def test_help_does_not_import_torch():
         "import sys\nfrom reslab.cli.main import main\n"
         "try: main(['convert', '--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

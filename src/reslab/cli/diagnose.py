@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import tyro
+from typing import TYPE_CHECKING
 
 from reslab.cli.config_flags import OwnFlags, read_flags
-from reslab.cli.output import console, parse
+from reslab.cli.output import console, parse, print_json
+from reslab.cli.run_flags import RunFlags
 from reslab.errors import RequestError
 from reslab.records import RunFolder
 
@@ -25,68 +24,74 @@ ABOUT = (
 OWN: OwnFlags = []
 
 
-@dataclass
-class RunFlags:
+@dataclass(kw_only=True)
+class DiagnoseFlags(RunFlags):
     """What is wrong with a run's network."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run."""
-    weights: str = ""
-    """best, last, or a safetensors file; by default the run's selected ones."""
     data_dir: str = ""
     """Where named data sets lie now."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    json: bool = False
-    """Print one JSON object on stdout."""
 
 
 def run(arguments: list[str]) -> int:
     """Parses, diagnoses, prints. Returns the exit code."""
-    arguments = ["--model" if word == "--import" else word for word in arguments]
-    if arguments and not arguments[0].startswith("-"):
-        flags = parse(RunFlags, arguments, command="diagnose RUN")
-
-        from reslab.run.diagnose import diagnose_run  # from here on torch is needed
-
-        folder = RunFolder(flags.run)
-        if not folder.root.exists():
-            raise RequestError(
-                f"No folder {flags.run}. `reslab diagnose RUN` takes a run's folder; a network goes by --model."
-            )
-        found = diagnose_run(folder, weights=flags.weights, data_dir=flags.data_dir, device=flags.device)
-        as_json = flags.json
-    else:
-        config, own = read_flags(arguments, OWN, command="diagnose", about=ABOUT)
-
-        from reslab.cli.progress import make_display
-        from reslab.run.diagnose import diagnose_config
-
-        found, as_json = diagnose_config(config, display=make_display()), own.json
+    arguments = [re.sub(r"^--import(?==|$)", "--model", word) for word in arguments]
+    found, as_json = of_run(arguments) if names_run(arguments) else of_network(arguments)
     if as_json:
-        print(json.dumps({"name": found.name, **json.loads(found.diagnosis.to_json())}))
-        return 0
-    show(found)
+        print_json({"name": found.name, **found.diagnosis.to_dict()})
+    else:
+        show(found)
     return 0
+
+
+def names_run(arguments: Sequence[str]) -> bool:
+    """Whether a run is meant: by the first word, or by a folder somewhere behind flags that aren't a network's."""
+    words = [word for word in arguments if word != "--json"]
+    if words and not words[0].startswith("-"):
+        return True
+    flags = {word.partition("=")[0] for word in words if word.startswith("-")}
+    return not flags & {"--model", "--data", "--config", "--recipe"} and any(Path(word).is_dir() for word in words)
+
+
+def of_run(arguments: list[str]) -> tuple[Diagnosed, bool]:
+    """Of a run that was trained."""
+    flags = parse(DiagnoseFlags, arguments, command="diagnose RUN")
+
+    from reslab.run.diagnose import diagnose_run  # from here on torch is needed
+
+    folder = RunFolder(flags.run)
+    if not folder.root.exists():
+        raise RequestError(
+            f"No folder {flags.run}. `reslab diagnose RUN` takes a run's folder; a network goes by --model."
+        )
+    return diagnose_run(folder, weights=flags.weights, data_dir=flags.data_dir, device=flags.device), flags.json
+
+
+def of_network(arguments: list[str]) -> tuple[Diagnosed, bool]:
+    """Of what a config would train."""
+    config, own = read_flags(arguments, OWN, command="diagnose", about=ABOUT)
+
+    from reslab.cli.progress import make_display
+    from reslab.run.diagnose import diagnose_config
+
+    return diagnose_config(config, display=make_display()), own.json
 
 
 def show(found: Diagnosed) -> None:
     """The verdict, each finding with its number and what helps, and what wasn't checked."""
     diagnosis, screen = found.diagnosis, console()
-    screen.print(f"{found.name}: [bold]{diagnosis.verdict}[/bold]")
+
+    def say(text: str, style: str | None = None) -> None:
+        screen.print(text, style=style, markup=False)  # a module's name may look like markup
+
+    say(f"{found.name}: {diagnosis.verdict}", "bold")
     for finding in diagnosis.findings:
-        screen.print(f"\n{finding.severity}  [bold]{finding.id}[/bold]  at {finding.where or 'the network'}")
-        screen.print(f"  {finding.sentence}")
-        screen.print(f"  What helps: {'; '.join(finding.actions)}.")
-        screen.print(
+        say(f"\n{finding.severity}  {finding.id}  at {finding.where or 'the network'}", "bold")
+        say(f"  {finding.sentence}")
+        say(f"  What helps: {'; '.join(finding.actions)}.")
+        say(
             f"  {finding.number:.3g} against a threshold of {finding.threshold:.3g} ({finding.basis}); what would"
             f" change this: {finding.would_change}."
         )
-    screen.print(f"\nclean: {words(diagnosis.judged.clean)}")
+    say(f"\nclean: {', '.join(diagnosis.judged.clean) or '-'}")
     for rule, why in diagnosis.not_checked.items():
-        screen.print(f"not checked: {rule}, because {why}")
-
-
-def words(names: Sequence[str]) -> str:
-    """In a row, or a dash."""
-    return ", ".join(names) or "-"
+        say(f"not checked: {rule}, because {why}")

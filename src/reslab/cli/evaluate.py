@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from reslab.cli.output import console, parse, print_json, table
+from reslab.cli.run_flags import RunFlags
 from reslab.records import RunFolder, as_percent
 
 
-@dataclass
-class EvaluateFlags:
+@dataclass(kw_only=True)
+class EvaluateFlags(RunFlags):
     """Error, loss and confusion of a run's network, by the run's recorded preprocessing."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run."""
     split: str = ""
     """train, val or test; by default test, or else val, or else train."""
-    weights: str = ""
-    """best, last, or a safetensors file; by default the run's selected ones."""
     data: str = ""
     """Other data with the same classes, evaluated whole unless it has splits; by default the run's own."""
     data_dir: str = ""
     """Where named data sets lie now."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    json: bool = False
-    """Print one JSON object on stdout."""
 
 
 def run(arguments: list[str]) -> int:

@@ -10,26 +10,19 @@ from typing import Annotated
 import tyro
 
 from reslab.cli.output import console, parse, print_json, table
+from reslab.cli.run_flags import RunFlags
 from reslab.errors import RequestError
 from reslab.records import RunFolder
 
 
-@dataclass
-class PredictFlags:
+@dataclass(kw_only=True)
+class PredictFlags(RunFlags):
     """Classify images, or folders of them, with a run's network."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run."""
     images: Annotated[list[Path], tyro.conf.Positional]
     """Image files, or folders that are searched for images."""
     top: int = 3
     """How many classes are listed."""
-    weights: str = ""
-    """best, last, or a safetensors file; by default the run's selected ones."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    json: bool = False
-    """Print one JSON object on stdout."""
 
 
 def run(arguments: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,9 +48,13 @@ class Diagnosis:
         """Residual additions of the last reading, in order of execution."""
         return self.readings[-1].blocks
 
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, in plain types."""
+        return {**asdict(self.judged), "readings": [asdict(reading) for reading in self.readings]}
+
     def to_json(self) -> str:
         """All of it, as one JSON object."""
-        return encode({**asdict(self.judged), "readings": [asdict(reading) for reading in self.readings]}, indent=2)
+        return encode(self.to_dict(), indent=2)
 
 
 def diagnose(model: nn.Module, batch: Batch, loss_fn: LossFn, *, step: int = 0) -> Diagnosis:

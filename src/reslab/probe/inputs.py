@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,17 +22,29 @@ def with_gradients(inputs: Any) -> tuple[list[Tensor], Any]:
     """
     leaves: list[Tensor] = []
 
-    def copy(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: copy(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [copy(item) for item in value] if isinstance(value, list) else tuple(copy(item) for item in value)
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            return value
-        leaves.append(value.detach().requires_grad_())
+    def copy(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return with_graph(tensor)
+        leaves.append(with_graph(tensor).detach().requires_grad_())
         return leaves[-1].clone()
 
-    return leaves, copy(inputs)
+    return leaves, mapped(inputs, copy)
+
+
+def with_graph(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of one that was made under inference_mode and can't be in a graph."""
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nest of tuples, lists and mappings with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: mapped(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [mapped(item, change) for item in value]
+    return tuple(mapped(item, change) for item in value) if isinstance(value, tuple) else value
 
 
 def tensors_in(value: Any) -> Iterable[Tensor]:

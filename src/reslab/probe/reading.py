@@ -19,15 +19,16 @@ from torch.autograd.graph import Node, get_gradient_edge
 
 from reslab.errors import RequestError
 from reslab.probe.graph import TRANSPARENT, Addition, Graph, shape_of
-from reslab.probe.inputs import call, size_of, tensors_in, with_gradients
+from reslab.probe.inputs import call, mapped, size_of, tensors_in, with_gradients, with_graph
 from reslab.probe.spine import Spine
-from reslab.probe.split import Split, Splitter, dot
-from reslab.probe.trace import Trace, name_additions
+from reslab.probe.split import Splitter, dot
+from reslab.probe.trace import Signal, Trace, name_additions
 from reslab.records import (
     ActivationRecord,
     BlockFlowRecord,
     ParameterRecord,
     ReadingRecord,
+    SplitRecord,
     TensorRecord,
 )
 
@@ -82,7 +83,9 @@ class Reader:
         """
         graph, trace = self.graph, self.trace
         names = name_additions(graph, self.additions, trace.where)
-        found = zip(names, self.additions, self.splitter.read(grad_scale=grad_scale), strict=True)
+        signals = trace.signals_of([graph.nodes[addition.node] for addition in self.additions])
+        splits = self.splitter.read(grad_scale=grad_scale)
+        found = zip(names, self.additions, splits, signals, strict=True)
         record = ReadingRecord(
             step=step,
             loss=self.loss.item() / grad_scale,
@@ -91,8 +94,8 @@ class Reader:
             inputs=tuple(describe(tensor) for tensor in tensors_in(self.inputs) if tensor.is_floating_point()),
             outputs=tuple(describe(tensor) for tensor in tensors_in(self.outputs) if tensor.is_floating_point()),
             blocks=tuple(
-                block_record(index, name, addition, split, graph=graph, trace=trace)
-                for index, (name, addition, split) in enumerate(found)
+                block_record(index, name, addition, split, signal=signal)
+                for index, (name, addition, split, signal) in enumerate(found)
                 if split is not None
             ),
             layers=self.spine.read(trace.where, grad_scale=grad_scale),
@@ -124,7 +127,7 @@ def read(model: nn.Module, batch: Batch, loss_fn: LossFn, *, step: int = 0) -> R
     reader = Reader(model, inputs)
     with reader.trace.following():
         reader.outputs = call(model, reader.arguments)
-        loss = loss_fn(reader.outputs, targets)
+        loss = loss_fn(reader.outputs, mapped(targets, with_graph))
     with reader.attached(loss) as leaves:
         loss.backward(inputs=[*(p for p in model.parameters() if p.requires_grad), *leaves])
     return reader.record(step=step)
@@ -161,28 +164,19 @@ def needed(leaves: Sequence[Tensor], graph: Graph, additions: Sequence[Addition]
 
 
 def block_record(
-    index: int, name: str, addition: Addition, split: Split, *, graph: Graph, trace: Trace
+    index: int, name: str, addition: Addition, split: SplitRecord, *, signal: Signal | None
 ) -> BlockFlowRecord:
     """What the graph, the backward pass and the forward pass know of one addition."""
-    signal = trace.signal_of(graph.nodes[addition.node])
     operands = (None, None) if signal is None or addition.operand > 1 else signal.operands
     return BlockFlowRecord(
         index=index,
         name=name,
         kind=addition.kind,
         shape=addition.shape,
-        grad_norm=split.whole,
-        shortcut_norm=split.shortcut,
-        branch_norm=split.branch,
-        shortcut_share=split.shortcut_share,
-        branch_share=split.branch_share,
-        other_share=split.other_share,
-        cosine=split.cosine,
-        pass_through=split.pass_through,
-        shortcut_gain=split.shortcut_gain,
         stream=None if signal is None else signal.stream,
         shortcut=operands[1 - addition.operand] if addition.operand <= 1 else None,
         branch=operands[addition.operand] if addition.operand <= 1 else None,
+        **vars(split),
     )
 
 
@@ -231,9 +225,8 @@ def parameter_records(model: nn.Module, *, grad_scale: float = 1.0) -> tuple[Par
     if not named:
         return ()
     with torch.no_grad():
-        weights = torch.stack([norm_of(parameter) for _, parameter in named]).tolist()
-        present = [norm_of(parameter.grad) for _, parameter in named if parameter.grad is not None]
-        gradients = iter(torch.stack(present).tolist() if present else [])
+        weights = norms_of([parameter for _, parameter in named])
+        gradients = iter(norms_of([parameter.grad for _, parameter in named if parameter.grad is not None]))
     return tuple(
         ParameterRecord(
             name=name,
@@ -246,9 +239,15 @@ def parameter_records(model: nn.Module, *, grad_scale: float = 1.0) -> tuple[Par
     )
 
 
-def norm_of(values: Tensor) -> Tensor:
-    """L2 norm, 0-dim, in double precision, on the CPU."""
-    return dot(values.detach(), values.detach()).sqrt().cpu()
+@torch.no_grad()
+def norms_of(tensors: Sequence[Tensor]) -> list[float]:
+    """L2 norms in double precision, read at once from each device."""
+    squares = [dot(values.detach(), values.detach()) for values in tensors]
+    found = dict[int, float]()
+    for device in {square.device for square in squares}:
+        places = [place for place, square in enumerate(squares) if square.device == device]
+        found |= zip(places, torch.stack([squares[place] for place in places]).sqrt().tolist(), strict=True)
+    return [found[place] for place in range(len(squares))]
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ Block: ``y = S(x) + B(x)``, and what follows is ``phi(y)``. With ``u = dL/dy`` t
 ``S'(x)^T u + B'(x)^T u``, plus what came from elsewhere if ``x`` is used elsewhere too. Each part is read from the
 edges of the graph that autograd walks anyway: nothing is computed twice, and nothing is approximated.
 
-Shape letters: N samples, D all other dimensions.
+Shape letters: N samples.
 """
 
 from __future__ import annotations
@@ -19,40 +19,10 @@ import torch
 from torch import Tensor
 
 from reslab.probe.graph import Addition, Graph, Side
+from reslab.records import SplitRecord
 
 ACTIVATION = re.compile(r"^(Relu|Gelu|Silu|Elu|Tanh|Sigmoid|LeakyRelu|Hardswish|Hardtanh|Prelu|Mish|Softplus)")
 """Names of nodes that may follow an addition: what they let through is the mask."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """The gradient at one addition's fork, in parts; norms are those of one sample, as root mean square over the batch.
-
-    Args:
-        whole: norm of the gradient at the fork.
-        shortcut: norm of the part that came through the shortcut.
-        branch: norm of the part that came through the branch.
-        other: norm of what came from elsewhere, or through both at once.
-        shortcut_share: of the whole, signed: the projection of the part on the whole. All shares add up to 1.
-        branch_share: the same of the branch.
-        other_share: the same of the rest.
-        cosine: between the shortcut's and the branch's part.
-        pass_through: energy that the activation after the addition lets through, as a share; 1 without one.
-        shortcut_gain: norm of the shortcut's part over that of the gradient that arrives at the addition.
-        gap: norm of the whole less all parts, over the whole: rounding. NaN unless it was asked for.
-    """
-
-    whole: float
-    shortcut: float
-    branch: float
-    other: float
-    shortcut_share: float
-    branch_share: float
-    other_share: float
-    cosine: float
-    pass_through: float
-    shortcut_gain: float
-    gap: float
 
 
 @dataclass
@@ -75,7 +45,7 @@ class Splitter:
         graph: of the forward pass.
         additions: those to split.
         num_samples: N; gradients of a mean loss are those of one sample's loss over N, which is undone.
-        check: also measure by how much the parts miss the whole.
+        check: also keep in ``gaps`` the norm of the whole less all parts, over the whole, of each addition: rounding.
 
     Example:
         >>> x, weight = torch.ones(2, 3, requires_grad=True), torch.zeros(3, 3, requires_grad=True)
@@ -91,6 +61,7 @@ class Splitter:
         self.num_samples, self.check = num_samples, check
         self.parts = [_Parts() for _ in additions]
         self.rows: list[Tensor | None] = [None for _ in additions]
+        self.gaps = [math.nan for _ in additions]
         self.handles: list[Any] = []
         for index, addition in enumerate(additions):
             self._hook(index, graph, addition)
@@ -111,6 +82,8 @@ class Splitter:
             whole = gradients[addition.output]
             if whole is not None:
                 self.rows[index] = self._measure(whole, parts)
+                if self.check:
+                    self.gaps[index] = self._gap(whole, parts)
             parts.sides.clear()
             parts.arriving = parts.after = None
 
@@ -125,7 +98,7 @@ class Splitter:
             self.handles.append(variable.register_hook(lambda gradient: finish((gradient,))))
 
     def _measure(self, whole: Tensor, parts: _Parts) -> Tensor:
-        """Sums over the batch of squares and products, (10,), still on the device, in the order of ``split_of``."""
+        """Sums over the batch of squares and products, still on the device, in the order of ``record_of``."""
         shortcut, branch, other = (parts.sides.get(side) for side in ("shortcut", "branch", "other"))
         square, both = dot(shortcut, shortcut), dot(shortcut, branch)
         arriving = square if parts.arriving is shortcut else dot(parts.arriving, parts.arriving)
@@ -139,23 +112,28 @@ class Splitter:
             dot(branch, whole),
             arriving,
             arriving if parts.after is None else dot(parts.after, parts.after),
-            self._gap(whole, parts),
+            *self._spread(whole),
         ]
         return torch.stack([number.to(whole.device) for number in found])
 
-    def _gap(self, whole: Tensor, parts: _Parts) -> Tensor:
-        if not self.check:
-            return torch.full((), math.nan, dtype=torch.float64, device=whole.device)
+    def _spread(self, whole: Tensor) -> Tensor:
+        """Squares of the norms that a tenth of the samples stay below, and above, (2,); a sample's share of the sum."""
+        if len(whole) != self.num_samples:
+            return torch.full((2,), math.nan, dtype=torch.float64, device=whole.device)
+        norms = torch.linalg.vector_norm(whole.flatten(1), dim=1).double()  # (N, *) -> (N)
+        return norms.quantile(torch.tensor([0.1, 0.9], dtype=torch.float64, device=whole.device)).square()
+
+    def _gap(self, whole: Tensor, parts: _Parts) -> float:
         missing = whole.double()
         for part in parts.sides.values():
             missing = missing - part.double()
-        return dot(missing, missing)
+        return over(missing.norm().item(), whole.double().norm().item())
 
-    def read(self, *, grad_scale: float = 1.0) -> list[Split | None]:
-        """A split for each addition; None for one that no gradient has reached. ``grad_scale`` is divided out."""
+    def read(self, *, grad_scale: float = 1.0) -> list[SplitRecord | None]:
+        """A record for each addition; None for one that no gradient has reached. ``grad_scale`` is divided out."""
         found = [row for row in self.rows if row is not None]
         numbers = iter((torch.stack(found) / grad_scale**2).tolist() if found else [])
-        return [None if row is None else split_of(next(numbers), self.num_samples) for row in self.rows]
+        return [None if row is None else record_of(next(numbers), self.num_samples) for row in self.rows]
 
     def close(self) -> None:
         """Removes the hooks."""
@@ -206,26 +184,27 @@ def flat(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return first.reshape(-1), second.reshape(-1)
 
 
-def split_of(numbers: Sequence[float], num_samples: int) -> Split:
+def record_of(numbers: Sequence[float], num_samples: int) -> SplitRecord:
     """From sums over the batch to norms, shares and the cosine."""
-    whole, shortcut, branch, other, both, shortcut_whole, branch_whole, arriving, after, gap = numbers
+    whole, shortcut, branch, other, both, shortcut_whole, branch_whole, arriving, after, low, high = numbers
 
     def norm(square: float) -> float:
         return math.sqrt(square * num_samples)
 
     shortcut_share, branch_share = over(shortcut_whole, whole), over(branch_whole, whole)
-    return Split(
-        whole=norm(whole),
-        shortcut=norm(shortcut),
-        branch=norm(branch),
-        other=norm(other),
+    return SplitRecord(
+        grad_norm=norm(whole),
+        grad_norm_low=math.sqrt(low) * num_samples,
+        grad_norm_high=math.sqrt(high) * num_samples,
+        shortcut_norm=norm(shortcut),
+        branch_norm=norm(branch),
+        other_norm=norm(other),
         shortcut_share=shortcut_share,
         branch_share=branch_share,
         other_share=1 - shortcut_share - branch_share if other else 0.0,
         cosine=over(both, math.sqrt(shortcut * branch)),
         pass_through=over(arriving, after),
         shortcut_gain=math.sqrt(over(shortcut, arriving)),
-        gap=math.sqrt(over(gap, whole)),
     )
 
 

@@ -168,12 +168,15 @@ class Trace(TorchFunctionMode):
         """The dimension as long as the last layer with weights has channels: the second, or else the last."""
         return 1 if values.ndim > 1 and values.shape[1] == self.channels else values.ndim - 1
 
-    def signal_of(self, node: Node) -> Signal | None:
-        """The values at an addition; None if it went by unseen, as in compiled code."""
-        if node not in self.signals:
-            return None
-        stream, first, second = (MomentsRecord(*row) for row in self.signals[node].tolist())
-        return Signal(stream, (first, second))
+    def signals_of(self, nodes: Sequence[Node]) -> list[Signal | None]:
+        """The values at additions; None for one that went by unseen, as in compiled code."""
+        seen = [self.signals[node] for node in nodes if node in self.signals]
+        rows = iter(torch.stack([row.to(seen[0].device) for row in seen]).tolist() if seen else [])
+        found = list[Signal | None]()
+        for node in nodes:
+            moments = [MomentsRecord(*pair) for pair in next(rows)] if node in self.signals else None
+            found.append(None if moments is None else Signal(moments[0], (moments[1], moments[2])))
+        return found
 
     def layers(self) -> list[tuple[Node, Units, float]]:
         """Activations in order of execution, with the share of dead channels, or of saturated values."""

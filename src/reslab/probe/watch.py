@@ -48,6 +48,7 @@ class Watch:
         self.readings: list[ReadingRecord] = []
         self.step = -1
         self._reader: Reader | None = None
+        self._is_followed = False  # the call that is running now
         self._open, self._pass = ExitStack(), ExitStack()
 
     def __enter__(self) -> Self:
@@ -75,12 +76,16 @@ class Watch:
         self._reader = Reader(module, (arguments, keywords))
         self._pass.enter_context(torch.compiler.set_stance("force_eager"))
         self._pass.enter_context(self._reader.trace.following())
+        self._is_followed = True
         return self._reader.arguments
 
     def _end(self, module: nn.Module, arguments: Any, keywords: Any, outputs: Any) -> None:
-        """After each call: from here to the backward pass, wait for the loss."""
+        """After each call that was followed: from here to the backward pass, wait for the loss."""
+        if not self._is_followed:  # not due, or an evaluation before the backward pass
+            return
+        self._is_followed = False
         self._pass.close()
-        if self._reader is None or outputs is None:  # not due, or the model has raised
+        if self._reader is None or outputs is None:  # the model has raised
             self._reader = None
             return
         self._reader.outputs = outputs

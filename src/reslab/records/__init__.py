@@ -18,13 +18,14 @@ from reslab.records.diagnosis import (
     ParameterRecord,
     ReadingRecord,
     Severity,
+    SplitRecord,
     TensorRecord,
     VerdictRecord,
 )
 from reslab.records.files import RecordWriter, read_records, sync_folder, write_atomic
 from reslab.records.folder import RunFolder, find_runs
 from reslab.records.lr_range import RangeRecord, RangeStep
-from reslab.records.strict_json import NON_FINITE, decode, encode
+from reslab.records.strict_json import decode, encode
 from reslab.records.structure import LAYERS, BlockRecord, LayerKind, LayerRecord, StageRecord, StructureRecord
 from reslab.records.surface import CurvatureRecord, PlaneRecord, SliceRecord
 from reslab.records.training import (
@@ -41,7 +42,6 @@ from reslab.records.words import as_percent, as_short
 
 __all__ = [
     "LAYERS",
-    "NON_FINITE",
     "SCHEMA_VERSION",
     "SEVERITIES",
     "ActivationRecord",
@@ -72,6 +72,7 @@ __all__ = [
     "Severity",
     "ShatteringRecord",
     "SliceRecord",
+    "SplitRecord",
     "StageRecord",
     "StepRecord",
     "StructureRecord",

@@ -23,8 +23,41 @@ class MomentsRecord:
     variance: float
 
 
-@dataclass(frozen=True)
-class BlockFlowRecord:
+@dataclass(frozen=True, kw_only=True)
+class SplitRecord:
+    """The gradient at the input of a residual block, in parts.
+
+    Args:
+        grad_norm: of the whole gradient.
+        grad_norm_low: a tenth of the samples have less; NaN where samples can't be told apart.
+        grad_norm_high: a tenth of the samples have more.
+        shortcut_norm: of the part of it that came through the shortcut.
+        branch_norm: of the part of it that came through the branch.
+        other_norm: of what came from elsewhere, or through both at once.
+        shortcut_share: of the whole, signed: the projection of the part on the whole. All shares add up to 1.
+        branch_share: the same of the branch.
+        other_share: the same of the rest.
+        cosine: between the shortcut's and the branch's part; NaN where one of them is 0.
+        pass_through: share of the gradient's energy that the activation after the addition lets through; 1 without one.
+        shortcut_gain: norm of the shortcut's part over that of the gradient that arrives at the addition.
+    """
+
+    grad_norm: float
+    grad_norm_low: float
+    grad_norm_high: float
+    shortcut_norm: float
+    branch_norm: float
+    other_norm: float
+    shortcut_share: float
+    branch_share: float
+    other_share: float
+    cosine: float
+    pass_through: float
+    shortcut_gain: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockFlowRecord(SplitRecord):
     """One residual addition, as executed.
 
     Args:
@@ -33,15 +66,6 @@ class BlockFlowRecord:
         kind: what the shortcut does: nothing (``identity``), weights (``projection``), padding (``zero_pad``), pooling
             (``pool``), a factor (``scaled``), a factor from the branch (``gated``), or something else (``other``).
         shape: of the sum.
-        grad_norm: of the gradient at the block's input.
-        shortcut_norm: of the part of it that came through the shortcut.
-        branch_norm: of the part of it that came through the branch.
-        shortcut_share: the shortcut's part of the gradient, signed; all shares add up to 1.
-        branch_share: the branch's.
-        other_share: of what came from elsewhere, or through both at once.
-        cosine: between the shortcut's and the branch's part; NaN where one of them is 0.
-        pass_through: share of the gradient's energy that the activation after the addition lets through.
-        shortcut_gain: norm of the shortcut's part over that of the gradient that arrives at the addition.
         stream: of the sum, before anything follows; None if it went by unseen.
         shortcut: of what the shortcut adds.
         branch: of what the branch adds.
@@ -51,15 +75,6 @@ class BlockFlowRecord:
     name: str
     kind: str
     shape: tuple[int, ...]
-    grad_norm: float
-    shortcut_norm: float
-    branch_norm: float
-    shortcut_share: float
-    branch_share: float
-    other_share: float
-    cosine: float
-    pass_through: float
-    shortcut_gain: float
     stream: MomentsRecord | None
     shortcut: MomentsRecord | None
     branch: MomentsRecord | None

@@ -10,11 +10,12 @@ class SliceRecord:
     """The loss along one random direction in which every filter is scaled to the norm of the filter that it moves.
 
     Args:
-        name: of the network.
-        positions: along the direction; 0 is where the network stands, 1 as far from it as its weights are from 0.
-        losses: there.
+        name: of the network; may be empty.
+        positions: along the direction, the middle one 0: 0 is where the network stands, 1 as far from it as its
+            weights are from 0.
+        losses: there; may be infinite or NaN.
         norms: how batch norm was treated: ``frozen`` statistics, or those of the ``batch``.
-        seed: of the direction.
+        seed: of the direction, and of what the network draws, such as dropout.
     """
 
     name: str
@@ -29,11 +30,12 @@ class PlaneRecord:
     """The loss on the plane of two such directions.
 
     Args:
-        name: of the network.
-        positions: along each direction.
-        losses: row by row: the first index is along the second direction.
+        name: of the network; may be empty.
+        positions: along each direction, as in ``SliceRecord``.
+        losses: row by row: the first index is along the second direction. The first direction is that of the slice with
+            the same seed.
         norms: as in ``SliceRecord``.
-        seed: of the directions.
+        seed: as in ``SliceRecord``.
     """
 
     name: str
@@ -48,13 +50,16 @@ class CurvatureRecord:
     """The greatest eigenvalue of the loss's Hessian, by magnitude.
 
     Args:
-        largest: the eigenvalue, with its sign.
-        iterations: that it took.
-        change: of the estimate in the last of them, relative: how exact it is.
-        has_converged: whether that is below the tolerance that was asked for.
+        largest: the estimate, with its sign; NaN where the Hessian is not finite.
+        iterations: that it took: products of the Hessian with a vector.
+        change: of the estimate in the last of them, relative.
+        residual: |H v - largest v| for the unit vector v that it belongs to, relative to ``largest``: within that
+            distance there is an eigenvalue for certain, and usually much nearer.
+        has_converged: whether both are as small as was asked for.
     """
 
     largest: float
     iterations: int
     change: float
+    residual: float
     has_converged: bool

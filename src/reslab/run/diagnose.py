@@ -53,9 +53,10 @@ def diagnose_run(folder: RunFolder, *, weights: str = "", data_dir: str = "", de
     Raises:
         RequestError: if there is no run, or its data can't be found.
     """
-    trained = open_run(folder, weights=weights, device=build.device(device))
+    place = build.device(device)
+    trained = open_run(folder, weights=weights, device=place)
     data = data_of(folder, trained, data_dir=data_dir, test=False)
-    batch = first_batch(data, trained.config, device=build.device(device))
+    batch = first_batch(data, trained.config, device=place)
     task = build.task(trained.config.train, num_classes=len(trained.classes))
     steps = max((record.step + 1 for record in folder.read_steps()), default=1)
     return Diagnosed(str(folder.root), diagnose(trained.model, batch, task.loss, step=steps))

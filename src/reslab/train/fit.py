@@ -11,12 +11,13 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from reslab.records import BlockGradientRecord, EpochRecord, StepRecord
 from reslab.train.backward import backward
 from reslab.train.compiled import compiled
 from reslab.train.evaluate import Batches, Task, autocast, evaluate, to_device
-from reslab.train.failure import NonFiniteError, Origin, find_origin
+from reslab.train.failure import NonFiniteError, find_origin
 from reslab.train.interrupts import catch_interrupts
 from reslab.train.meter import Meter, Reading, Waits
 from reslab.train.optim import l1_penalty, moving_average
@@ -187,15 +188,10 @@ def fit(
                 reading = last or (progress.step + 1) % read_every == 0
                 readings = meter.read() if reading else []
                 if failed := first_failure(pending, readings, is_fp16=scaler.is_enabled()):
-                    record, found, what = failed
-                    if record.step != progress.step:  # noticed late: the weights are still those before it
-                        where = progress.batch - (progress.step - record.step)
-                        images, labels = next(iter(train_loader.batches(progress.epoch, start=where)))
-                        images, labels = images.to(device), labels.to(device)
-                    origin = locate(model, task, images, labels, options=options, grad_scale=found.grad_scale)
-                    raise NonFiniteError(
-                        record.step, record.epoch, what, lr=record.lr, origin=origin, images=images, labels=labels
-                    )
+                    late = progress.step - failed[0].step  # noticed late: the weights are still those before it
+                    if late:
+                        images, labels = batch_before(train_loader, progress, steps=late)
+                    raise failure(model, task, images.to(device), labels.to(device), failed, options=options)
                 for probe in due:
                     recorder.probe(probe.read(progress.step, grad_scale=grad_scale))
 
@@ -236,16 +232,10 @@ def fit(
                 break
 
             # ---- the epoch's end: validate, remember the best, record, save
-            validation_began = time.perf_counter()
-            target = model if average is None else average.module
-            measured = plain = None
-            if val_loader is not None:
-                measured = measure(target, task, val_loader, options=options)
-                plain = None if average is None else measure(model, task, val_loader, options=options)
-                if progress.is_best(measured["error"], measured["loss"]):
-                    best = copy_weights(target)
-            validation_s = time.perf_counter() - validation_began
-            recorder.epoch(epoch_record(progress, lr=lr, measured=measured, plain=plain, validation_s=validation_s))
+            validation = validate(model, average, task, val_loader, options=options)
+            if (measured := validation.measured) and progress.improve(measured["error"], measured["loss"]):
+                best = copy_weights(model if average is None else average.module)
+            recorder.epoch(epoch_record(progress, validation, lr=lr))
             progress.start_epoch(progress.epoch + 1)
             recorder.checkpoint(state(), step=progress.step)
             if stopping and progress.step < options.steps:
@@ -293,10 +283,40 @@ def complete(record: StepRecord, found: Reading, *, has_penalty: bool) -> StepRe
     )
 
 
-def epoch_record(
-    progress: Progress, *, lr: float, measured: Metrics | None, plain: Metrics | None, validation_s: float
-) -> EpochRecord:
+@dataclass(frozen=True)
+class Validation:
+    """What the end of an epoch has measured.
+
+    Args:
+        measured: metrics of the weights that count; None without a validation split.
+        plain: metrics of the weights themselves, where a moving average counts; None otherwise.
+        seconds: that it took.
+    """
+
+    measured: Metrics | None
+    plain: Metrics | None
+    seconds: float
+
+
+def validate(
+    model: nn.Module, average: AveragedModel | None, task: Task, loader: Batches | None, *, options: FitOptions
+) -> Validation:
+    """The task's metrics on the validation split, in the precision of the training."""
+    began = time.perf_counter()
+    if loader is None:
+        return Validation(None, None, 0.0)
+
+    def metrics(of: nn.Module) -> Metrics:
+        return evaluate(of, task, loader, device=options.device, amp=options.amp, channels_last=options.channels_last)
+
+    measured = metrics(model if average is None else average.module)
+    plain = None if average is None else metrics(model)
+    return Validation(measured, plain, time.perf_counter() - began)
+
+
+def epoch_record(progress: Progress, found: Validation, *, lr: float) -> EpochRecord:
     """The epoch's record, at its end."""
+    measured, plain = found.measured, found.plain
     return EpochRecord(
         epoch=progress.epoch,
         step=progress.step,
@@ -308,23 +328,31 @@ def epoch_record(
         val_error_plain=None if plain is None else plain["error"],
         images_per_s=progress.seen / progress.train_s,
         data_wait_frac=progress.wait_s / progress.train_s,
-        duration_s=progress.train_s + validation_s,
+        duration_s=progress.train_s + found.seconds,
     )
 
 
-def measure(model: nn.Module, task: Task, loader: Batches, *, options: FitOptions) -> Metrics:
-    """The task's metrics on the validation split, in the precision of the training."""
-    return evaluate(model, task, loader, device=options.device, amp=options.amp, channels_last=options.channels_last)
+def batch_before(loader: Batches, progress: Progress, *, steps: int) -> tuple[Tensor, Tensor]:
+    """The batch of so many steps ago, in the same epoch."""
+    return next(iter(loader.batches(progress.epoch, start=progress.batch - steps)))
 
 
-def locate(
-    model: nn.Module, task: Task, images: Tensor, labels: Tensor, *, options: FitOptions, grad_scale: float
-) -> Origin:
-    """Repeats the failed batch and finds the first module that produced a non-finite number."""
+def failure(
+    model: nn.Module,
+    task: Task,
+    images: Tensor,
+    labels: Tensor,
+    failed: tuple[StepRecord, Reading, Literal["loss", "gradient"]],
+    *,
+    options: FitOptions,
+) -> NonFiniteError:
+    """The error to raise: the failed batch is repeated, to find the first module that produced a non-finite number."""
+    record, found, what = failed
 
     def loss_of(outputs: Tensor) -> Tensor:
         penalty = options.l1 * l1_penalty(model) if options.l1 else 0.0
-        return (task.loss(outputs, labels) + penalty) * grad_scale
+        return (task.loss(outputs, labels) + penalty) * found.grad_scale
 
     with autocast(options.amp, options.device):
-        return find_origin(model, images, loss_of)
+        origin = find_origin(model, images, loss_of)
+    return NonFiniteError(record.step, record.epoch, what, lr=record.lr, origin=origin, images=images, labels=labels)

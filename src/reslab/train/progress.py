@@ -57,8 +57,8 @@ class Progress:
         """Whether the epochs since the best one have used up the patience; asked between epochs."""
         return patience is not None and self.batch == 0 and self.epoch - 1 - self.best_epoch >= patience
 
-    def is_best(self, error: float, loss: float) -> bool:
-        """Whether the epoch's validation is the best so far, which is then remembered."""
+    def improve(self, error: float, loss: float) -> bool:
+        """Remembers the epoch's validation if it is the best so far; whether it was."""
         if self.best_epoch >= 0 and not (error, loss) < (self.best_error, self.best_loss):
             return False
         self.best_error, self.best_loss, self.best_epoch = error, loss, self.epoch

@@ -100,8 +100,10 @@ def has_silent_branches(evidence: Evidence) -> bool:
 
 
 def is_silent(block: BlockFlowRecord) -> bool:
-    """Whether a branch adds next to nothing."""
-    return block.branch is not None and block.branch.variance <= SILENT
+    """Whether a branch adds next to nothing to what there is."""
+    if block.branch is None or block.shortcut is None or block.shortcut.variance == 0:
+        return False
+    return block.branch.variance <= SILENT * block.shortcut.variance
 
 
 def units_are_saturated(evidence: Evidence) -> Found | None:
