@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -64,8 +66,8 @@ def test_the_first_step_is_what_diagnose_says():
     found = probe.readings[0]
     assert found.blocks == expected.blocks
     assert found.loss == expected.loss
-    assert found.parameters == expected.parameters
-    assert found.num_classes == expected.num_classes == 3
+    assert [replace(p, update_norm=None) for p in found.parameters] == list(expected.parameters)
+    assert found.answers == expected.answers
 
 
 def test_the_scale_of_the_loss_is_divided_out():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from reslab.errors import RequestError
+from reslab.probe.inputs import call, mapped
 from reslab.probe.reading import Batch, LossFn, read
 from reslab.probe.untouched import untouched
 from reslab.probe.verdict.evidence import Evidence
@@ -57,7 +59,7 @@ class Diagnosis:
         return encode(self.to_dict(), indent=2)
 
 
-def diagnose(model: nn.Module, batch: Batch, loss_fn: LossFn, *, step: int = 0) -> Diagnosis:
+def diagnose(model: nn.Module, batch: Batch, loss_fn: LossFn, *, step: int | None = None) -> Diagnosis:
     """Runs one batch forward and backward, looks at what happens, and says what is wrong.
 
     The model is left as it was, bit for bit: parameters, buffers, gradients, mode, hooks, and the random numbers too.
@@ -68,7 +70,8 @@ def diagnose(model: nn.Module, batch: Batch, loss_fn: LossFn, *, step: int = 0) 
         batch: inputs and targets, on the model's device: a tensor, a tuple of arguments or a dict of keywords for the
             model, and what ``loss_fn`` takes besides its outputs.
         loss_fn: outputs and targets to a scalar, such as ``torch.nn.functional.cross_entropy``.
-        step: how many steps it was trained for; some things are by design before the first one only.
+        step: how many steps it was trained for; some things are by design before the first one only. By default what
+            its batch norms have counted, or 0.
 
     Raises:
         RequestError: if the model can't be read, with the reason; the model is as it was.
@@ -81,9 +84,31 @@ def diagnose(model: nn.Module, batch: Batch, loss_fn: LossFn, *, step: int = 0) 
     """
     check_model(model)
     check_batch(batch)
-    with torch.inference_mode(False), torch.enable_grad(), untouched(model), torch.compiler.set_stance("force_eager"):
-        reading = read(model if model.training else model.train(), batch, loss_fn, step=step)
+    step = batches_seen(model) if step is None else step
+    with torch.inference_mode(False), untouched(model), torch.compiler.set_stance("force_eager"):
+        eval_loss = loss_in_eval_mode(model, batch, loss_fn) if step else None
+        with torch.enable_grad():
+            reading = read(model if model.training else model.train(), batch, loss_fn, step=step)
+    reading = replace(reading, eval_loss=eval_loss)
     return Diagnosis((reading,), judge(Evidence((reading,))))
+
+
+def batches_seen(model: nn.Module) -> int:
+    """What its batch norms have counted; 0 without any."""
+    counts = [module.num_batches_tracked for module in model.modules() if isinstance(module, _BatchNorm)]
+    return max((int(count) for count in counts if count is not None), default=0)
+
+
+@torch.no_grad()
+def loss_in_eval_mode(model: nn.Module, batch: Batch, loss_fn: LossFn) -> float:
+    """Of the same batch; with the statistics that batch norms have stored."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    inputs, targets = batch
+    loss = loss_fn(call(model, mapped(inputs, Tensor.clone)), targets)
+    for module, was_training in modes:
+        module.training = was_training
+    return float(loss)
 
 
 def check_model(model: nn.Module) -> None:

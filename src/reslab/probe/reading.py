@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
 from reslab.errors import RequestError
-from reslab.probe.graph import TRANSPARENT, Addition, Graph, shape_of
+from reslab.probe.answers import answers_of
+from reslab.probe.graph import TRANSPARENT, Addition, Graph
 from reslab.probe.inputs import call, mapped, size_of, tensors_in, with_gradients, with_graph
+from reslab.probe.norms import norms_of
 from reslab.probe.spine import Spine
-from reslab.probe.split import Splitter, dot
+from reslab.probe.split import Splitter
 from reslab.probe.trace import Signal, Trace, name_additions
 from reslab.records import (
     ActivationRecord,
@@ -66,6 +69,7 @@ class Reader:
         self.graph = Graph(node_of(loss), sources(self.leaves, self.trace))
         self.additions, self.loss = self.graph.additions(), loss
         self.trace.complete(self.graph)
+        self.answers = answers_of(self.graph)
         self.splitter = Splitter(self.graph, self.additions, num_samples=self.num_samples)
         self.spine = Spine(self.graph, num_samples=self.num_samples)
         try:
@@ -74,21 +78,16 @@ class Reader:
             self.splitter.close()
             self.spine.close()
 
-    def record(self, *, step: int, grad_scale: float = 1.0) -> ReadingRecord:
-        """What was seen; the graph is let go.
-
-        Args:
-            step: of the training.
-            grad_scale: that the loss was multiplied by, as fp16's loss scaling does; divided out.
-        """
+    def record(self, *, step: int) -> ReadingRecord:
+        """What was seen, in the step of the training that is given; the graph is let go."""
         graph, trace = self.graph, self.trace
         names = name_additions(graph, self.additions, trace.where)
         signals = trace.signals_of([graph.nodes[addition.node] for addition in self.additions])
-        splits = self.splitter.read(grad_scale=grad_scale)
+        splits = self.splitter.read()
         found = zip(names, self.additions, splits, signals, strict=True)
         record = ReadingRecord(
             step=step,
-            loss=self.loss.item() / grad_scale,
+            loss=self.loss.item(),
             num_samples=self.num_samples,
             is_training=self.model.training,
             inputs=tuple(describe(tensor) for tensor in tensors_in(self.inputs) if tensor.is_floating_point()),
@@ -98,12 +97,13 @@ class Reader:
                 for index, (name, addition, split, signal) in enumerate(found)
                 if split is not None
             ),
-            layers=self.spine.read(trace.where, grad_scale=grad_scale),
+            layers=self.spine.read(trace.where),
             activations=activation_records(graph, self.additions, trace),
-            parameters=parameter_records(self.model, grad_scale=grad_scale),
+            parameters=parameter_records(self.model, in_fp16=trace.in_fp16),
             responses=trace.response_stds(),
             softmax_twice=has_softmax_twice(graph),
-            num_classes=classes_of(graph),
+            answers=self.answers,
+            num_batch_norms=trace.num_batch_norms,
             duration_s=time.perf_counter() - self.started,
         )
         trace.clear()
@@ -200,12 +200,6 @@ def activation_records(graph: Graph, additions: Sequence[Addition], trace: Trace
     )
 
 
-def classes_of(graph: Graph) -> int | None:
-    """Over how many classes a cross-entropy was taken; None where the loss is something else."""
-    found = [place for place in graph.spine() if graph.names[place].startswith("LogSoftmax")]
-    return shape_of(graph.nodes[found[-1]])[1] if found and len(shape_of(graph.nodes[found[-1]])) > 1 else None
-
-
 def has_softmax_twice(graph: Graph) -> bool:
     """Whether probabilities go through a softmax again, as cross-entropy does with what it takes for logits."""
     for place, name in enumerate(graph.names):
@@ -219,35 +213,51 @@ def has_softmax_twice(graph: Graph) -> bool:
     return False
 
 
-def parameter_records(model: nn.Module, *, grad_scale: float = 1.0) -> tuple[ParameterRecord, ...]:
-    """Norms of all weights and their gradients, read from the device at once."""
+SUBNORMAL = 6.1e-5
+"""What is smaller has fewer digits in fp16, down to none at all."""
+
+
+@torch.no_grad()
+def parameter_records(model: nn.Module, *, in_fp16: bool) -> tuple[ParameterRecord, ...]:
+    """Norms of all weights and their gradients, and what fp16 has lost of these, each read from the device at once."""
     named = list(model.named_parameters())
-    if not named:
-        return ()
-    with torch.no_grad():
-        weights = norms_of([parameter for _, parameter in named])
-        gradients = iter(norms_of([parameter.grad for _, parameter in named if parameter.grad is not None]))
+    reached = [parameter.grad for _, parameter in named if parameter.grad is not None]
+    weights, gradients = norms_of([parameter for _, parameter in named]), iter(norms_of(reached))
+    lost = [(gradient.abs() < SUBNORMAL).double().mean() for gradient in reached] if in_fp16 and reached else []
+    shares = iter(torch.stack(lost).tolist() if lost else [None] * len(reached))
     return tuple(
         ParameterRecord(
             name=name,
             shape=tuple(parameter.shape),
             weight_norm=weight,
-            grad_norm=None if parameter.grad is None else next(gradients) / grad_scale,
+            grad_norm=None if parameter.grad is None else next(gradients),
             is_trainable=parameter.requires_grad,
+            lost_share=None if parameter.grad is None else next(shares),
         )
         for (name, parameter), weight in zip(named, weights, strict=True)
     )
 
 
-@torch.no_grad()
-def norms_of(tensors: Sequence[Tensor]) -> list[float]:
-    """L2 norms in double precision, read at once from each device."""
-    squares = [dot(values.detach(), values.detach()) for values in tensors]
-    found = dict[int, float]()
-    for device in {square.device for square in squares}:
-        places = [place for place, square in enumerate(squares) if square.device == device]
-        found |= zip(places, torch.stack([squares[place] for place in places]).sqrt().tolist(), strict=True)
-    return [found[place] for place in range(len(squares))]
+def unscaled(record: ReadingRecord, scale: float) -> ReadingRecord:
+    """The same, of a loss that wasn't multiplied by ``scale``, as fp16's loss scaling does."""
+    if scale == 1:
+        return record
+
+    def divided(part: Any) -> Any:
+        norms = {key: value / scale for key, value in vars(part).items() if key in SCALED and value is not None}
+        return replace(part, **norms)
+
+    return replace(
+        record,
+        loss=record.loss / scale,
+        blocks=tuple(map(divided, record.blocks)),
+        layers=tuple(map(divided, record.layers)),
+        parameters=tuple(map(divided, record.parameters)),
+    )
+
+
+SCALED = {"grad_norm", "grad_norm_low", "grad_norm_high", "shortcut_norm", "branch_norm", "other_norm"}
+"""Fields that are proportional to the loss."""
 
 
 @torch.no_grad()

@@ -44,14 +44,14 @@ class Spine:
 
         return take
 
-    def read(self, where: dict[Node, str], *, grad_scale: float = 1.0) -> tuple[LayerFlowRecord, ...]:
-        """A record for each layer; ``grad_scale`` of the loss is divided out."""
+    def read(self, where: dict[Node, str]) -> tuple[LayerFlowRecord, ...]:
+        """A record for each layer."""
         reached = [place for place in self.places if place in self.squares]
         found = torch.stack([self.squares[place] for place in reached]).sqrt().tolist() if reached else []
         norms = dict(zip(reached, found, strict=True))
         nodes = [(place, self.graph.nodes[place]) for place in self.places]
         return tuple(
-            LayerFlowRecord(index, where.get(node, ""), shape_of(node), norms.get(place, math.nan) / grad_scale)
+            LayerFlowRecord(index, where.get(node, ""), shape_of(node), norms.get(place, math.nan))
             for index, (place, node) in enumerate(nodes)
         )
 

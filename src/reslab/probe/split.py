@@ -129,10 +129,10 @@ class Splitter:
             missing = missing - part.double()
         return over(missing.norm().item(), whole.double().norm().item())
 
-    def read(self, *, grad_scale: float = 1.0) -> list[SplitRecord | None]:
-        """A record for each addition; None for one that no gradient has reached. ``grad_scale`` is divided out."""
+    def read(self) -> list[SplitRecord | None]:
+        """A record for each addition; None for one that no gradient has reached."""
         found = [row for row in self.rows if row is not None]
-        numbers = iter((torch.stack(found) / grad_scale**2).tolist() if found else [])
+        numbers = iter(torch.stack(found).tolist() if found else [])
         return [None if row is None else record_of(next(numbers), self.num_samples) for row in self.rows]
 
     def close(self) -> None:

@@ -87,6 +87,8 @@ class Trace(TorchFunctionMode):
         self.units: list[tuple[Node, Units]] = []
         self.shares: list[Tensor] = []
         self.responses: list[tuple[str, Tensor]] = []
+        self.num_batch_norms = 0  # that took their statistics from the batch
+        self.in_fp16 = False  # whether some operation computed in it
 
     @contextmanager
     def following(self) -> Iterator[Trace]:
@@ -132,6 +134,7 @@ class Trace(TorchFunctionMode):
             return
         self.where[node] = self.stack[-1]
         name = node.name()
+        self.in_fp16 |= result.dtype == torch.float16
         if WEIGHTED.search(name) and result.ndim > 1:
             self.channels = result.shape[1] if "Conv" in name else result.shape[-1]
         elif ADDITION.match(name) and before:
@@ -144,6 +147,7 @@ class Trace(TorchFunctionMode):
             count = result.shape[self._channel_dim(result)]
             self._note_units(node, kind, count, result, (extent > SATURATED[kind]).double().mean())
         elif "Norm" in name:
+            self.num_batch_norms += "BatchNorm" in name and getattr(node, "_saved_training", False)
             self.responses.append((self.stack[-1], few(result, self._channel_dim(result)).float().std()))
 
     def _note_units(self, node: Node, kind: str, count: int, result: Tensor, share: Tensor) -> None:

@@ -11,13 +11,13 @@ class PathRecord:
 
     Args:
         energies: of k = 0, 1, ...: the squared norm of what came through exactly k branches, as a share; they add up
-            to 1.
+            to 1. Of very many blocks only those around the greatest were followed; the others are 0.
         effective: mean k, weighted by them: how many branches the gradient goes through.
         low: 5 % of the energy lie at this k or below.
         high: 95 % of it do.
         proxy: the same mean, estimated from one backward pass.
         gap: norm of the whole gradient less the sum of all parts, over the whole: rounding, and what was left out.
-        num_samples: that it was measured on.
+        num_samples: of the batch; norms and energies are over all of it.
     """
 
     energies: tuple[float, ...]
@@ -36,7 +36,8 @@ class ShatteringRecord:
     Args:
         distances: shares of the way.
         similarities: mean cosine between the gradient there and the one at the beginning.
-        half: the first distance at which the cosine falls below a half; infinite if it never does.
+        half: where the cosine first falls below a half, between two distances on the straight line over their
+            logarithm; the first distance if it is below already there; infinite if it never is.
         num_pairs: of images.
     """
 
@@ -48,14 +49,15 @@ class ShatteringRecord:
 
 @dataclass(frozen=True)
 class JacobianRecord:
-    """How one part of the network stretches small changes of its input.
+    """How one part of the network stretches small changes of its input, with norms frozen to the batch's statistics.
 
     Args:
         name: of the part, such as ``layer1``; ``all`` for the way from input to output.
         mean_square: mean squared singular value, over directions of the output.
         largest: greatest singular value.
-        singular_values: estimates of some, greatest first; both ends are the most exact.
-        num_samples: that it was measured on.
+        singular_values: estimates of some, greatest first, each distinct one once; the greatest are the most exact. Of
+            a part with few outputs they are all there are, and exact.
+        num_samples: that it was measured on, side by side.
     """
 
     name: str

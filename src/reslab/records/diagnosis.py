@@ -133,6 +133,10 @@ class ParameterRecord:
         weight_norm: L2.
         grad_norm: L2, of the batch's loss; None where no gradient arrived.
         is_trainable: whether it asks for a gradient.
+        update_norm: L2 of what the optimiser's step added to it, momentum, decay and rate included; None where no step
+            was seen.
+        lost_share: of a gradient that was computed in fp16, the values that are 0 or too small for full precision
+            (below 6.1e-5); None in other precisions.
     """
 
     name: str
@@ -140,6 +144,8 @@ class ParameterRecord:
     weight_norm: float
     grad_norm: float | None
     is_trainable: bool
+    update_norm: float | None = None
+    lost_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +172,46 @@ class TensorRecord:
 
 
 @dataclass(frozen=True)
+class AnswersRecord:
+    """What a classifier answered, as its cross-entropy saw it, in train mode.
+
+    Args:
+        num_classes: that it chose from.
+        num_answers: one for each sample, or for each pixel.
+        num_wrong: of them.
+        wrong_rank: of the wrong answers, the mean place of the label among the other classes, 0 for the runner-up and
+            1 for the least likely; NaN without any, or with fewer than three classes. A half is chance.
+    """
+
+    num_classes: int
+    num_answers: int
+    num_wrong: int
+    wrong_rank: float
+
+
+@dataclass(frozen=True)
+class UpdateRecord:
+    """What became of the gradient in the optimiser's step.
+
+    Args:
+        optimizer: name of its class.
+        lr: of its first group.
+        grad_norm: L2 of all gradients together after the backward pass, of the unscaled loss.
+        taken_norm: the same when the step was taken: less where it was clipped.
+        leftover_norm: of the gradients that still lay there before the backward pass although a step had been taken
+            with them; 0 where they had been zeroed.
+        decay_ratio: norm of what weight decay takes off over the norm of what the gradient does, in one step.
+    """
+
+    optimizer: str
+    lr: float
+    grad_norm: float
+    taken_norm: float
+    leftover_norm: float
+    decay_ratio: float
+
+
+@dataclass(frozen=True)
 class ReadingRecord:
     """All of one pass.
 
@@ -182,8 +228,11 @@ class ReadingRecord:
         parameters: in order of definition.
         responses: name and standard deviation of each norm's output, in order of execution.
         softmax_twice: the last layer's probabilities go through a softmax again.
-        num_classes: where the loss is a cross-entropy; None otherwise.
+        answers: where the loss is a cross-entropy with one label each; None otherwise.
+        num_batch_norms: that took their statistics from this batch.
         duration_s: what the reading took.
+        update: of the optimiser's step after it; None where none was seen.
+        eval_loss: of the same batch in eval mode; None where it wasn't measured.
     """
 
     step: int
@@ -198,8 +247,24 @@ class ReadingRecord:
     parameters: tuple[ParameterRecord, ...]
     responses: tuple[tuple[str, float], ...]
     softmax_twice: bool
-    num_classes: int | None
+    answers: AnswersRecord | None
+    num_batch_norms: int
     duration_s: float
+    update: UpdateRecord | None = None
+    eval_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class LossRecord:
+    """The loss at one step.
+
+    Args:
+        step: of the training.
+        loss: of its batch.
+    """
+
+    step: int
+    loss: float
 
 
 Severity = Literal["info", "warning", "critical"]

@@ -83,9 +83,9 @@ def softmax_comes_twice(evidence: Evidence) -> Found | None:
 def loss_is_out_of_range(evidence: Evidence) -> Found | None:
     """LOSS_RANGE: at the start, a cross-entropy far above that of a guess."""
     now = evidence.now
-    if now.num_classes is None or not evidence.at_start:
+    if now.answers is None or not evidence.at_start:
         raise NotChecked("only a cross-entropy before training says what a guess would get")
-    guess = math.log(now.num_classes)
+    guess = math.log(now.answers.num_classes)
     if not math.isfinite(now.loss) or now.loss <= FAR * guess:
         return None
     return Found(
@@ -93,7 +93,7 @@ def loss_is_out_of_range(evidence: Evidence) -> Found | None:
         number=now.loss,
         threshold=FAR * guess,
         sentence=(
-            f"Before training the loss is {now.loss:.3g}, and a guess among {now.num_classes} classes would get"
+            f"Before training the loss is {now.loss:.3g}, and a guess among {now.answers.num_classes} classes would get"
             f" {guess:.2f}: the network is sure of what it can't know, because its logits are large."
         ),
         actions=(
@@ -140,7 +140,7 @@ def some_get_no_gradient(evidence: Evidence) -> Found | None:
 
 
 RULES = (
-    Rule("NONFINITE", "critical", "literature", 0, is_not_finite),
+    Rule("NONFINITE", "critical", "literature", 0, is_not_finite, "once"),
     Rule("SOFTMAX_TWICE", "critical", "literature", 5, softmax_comes_twice),
     Rule("INPUT_SCALE", "warning", "heuristic", 10, input_is_not_normalised),
     Rule("NO_GRAD", "warning", "literature", 15, some_get_no_gradient),

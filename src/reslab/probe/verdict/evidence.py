@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reslab.records import ReadingRecord, StepRecord
+from reslab.records import CurvatureRecord, DepthRecord, LossRecord, ReadingRecord
 
 FEW = 8
 """Places below which a line through them says nothing of the depth."""
@@ -23,11 +23,15 @@ class Evidence:
 
     Args:
         readings: of one network, in order of step; at least one.
-        steps: of the training that they belong to, if any.
+        losses: of the training that they belong to, step by step, where they are known.
+        depth: what more was measured of the network as it is now, if anything.
+        curvature: of the loss there.
     """
 
     readings: tuple[ReadingRecord, ...]
-    steps: tuple[StepRecord, ...] = ()
+    losses: tuple[LossRecord, ...] = ()
+    depth: DepthRecord | None = None
+    curvature: CurvatureRecord | None = None
 
     @property
     def now(self) -> ReadingRecord:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from reslab.probe.verdict import batch_rules, flow_rules, shortcut_rules, signal_rules
+from reslab.probe.verdict import batch_rules, flow_rules, shortcut_rules, signal_rules, training_rules
 from reslab.probe.verdict.evidence import Evidence, NotChecked
 from reslab.records import SEVERITIES, Severity, VerdictRecord
 
-RULES = (*batch_rules.RULES, *signal_rules.RULES, *flow_rules.RULES, *shortcut_rules.RULES)
+RULES = (*batch_rules.RULES, *signal_rules.RULES, *flow_rules.RULES, *shortcut_rules.RULES, *training_rules.RULES)
 WORDS: dict[Severity, Literal["healthy", "warning", "sick"]] = {
     "critical": "sick",
     "warning": "warning",

@@ -1,0 +1,146 @@
+"""What the optimiser makes of a gradient: the true update, after momentum, decay, clipping and the rate.
+
+Weights are copied before the step and compared after it, so that it is true of any optimiser. Optimisers are followed
+by torch's own hooks, which run around every step of every optimiser; those with none of the model's weights are left
+alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from reslab.probe.norms import norms_of
+from reslab.records import UpdateRecord
+
+DECOUPLED = {"AdamW", "Muon", "Lion", "Adafactor", "SGDW", "RAdamW", "NAdamW"}
+"""Optimisers whose decay doesn't go through the gradient; others say so by ``decoupled_weight_decay``."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step as it was taken.
+
+    Args:
+        record: of all parameters together.
+        update_norms: by name of the parameter.
+    """
+
+    record: UpdateRecord
+    update_norms: dict[str, float]
+
+
+class Updates:
+    """Follows the steps that are taken with a model's gradients, and measures those that are asked for.
+
+    Args:
+        model: whose weights are updated.
+        optimizer: the one to follow; by default any that holds weights of the model.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+        self.names = {parameter: name for name, parameter in model.named_parameters()}
+        self.optimizer = optimizer
+        self.is_due, self.is_stale = False, False
+        self.grad_norm, self.leftover_norm = 0.0, 0.0
+        self.before: dict[nn.Parameter, Tensor] = {}
+        self.taken: Step | None = None
+
+    @contextmanager
+    def following(self) -> Iterator[Updates]:
+        """While this is open, steps are seen."""
+        with ExitStack() as stack:
+            stack.callback(register_optimizer_step_pre_hook(self._before_step).remove)
+            stack.callback(register_optimizer_step_post_hook(self._after_step).remove)
+            yield self
+        self.before.clear()
+
+    def before_backward(self, *, is_due: bool) -> None:
+        """A backward pass begins: what lies in the gradients now was left there; ``is_due`` if the step is measured."""
+        self.is_due, self.taken = is_due, None
+        if is_due:
+            self.leftover_norm = total_norm(list(self.names)) if self.is_stale else 0.0
+        self.is_stale = False
+
+    def after_backward(self, *, grad_scale: float = 1.0) -> None:
+        """It is over; the gradients are divided by ``grad_scale`` before the step."""
+        if self.is_due:
+            self.grad_norm = total_norm(list(self.names)) / grad_scale
+
+    def holds(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether this is the optimiser to follow."""
+        if self.optimizer is not None:
+            return optimizer is self.optimizer
+        return any(parameter in self.names for group in optimizer.param_groups for parameter in group["params"])
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if not self.holds(optimizer):
+            return
+        self.is_stale = True
+        if self.is_due:
+            self.taken_norm = total_norm(list(self.names))
+            self.before |= {p: p.detach().clone() for p in mine(optimizer, self.names) if p.grad is not None}
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if not self.is_due or not self.holds(optimizer) or not self.before:
+            return
+        parameters = [parameter for parameter in mine(optimizer, self.names) if parameter in self.before]
+        updates = [parameter.detach() - self.before[parameter] for parameter in parameters]
+        norms = dict(zip((self.names[p] for p in parameters), norms_of(updates), strict=True))
+        record = UpdateRecord(
+            optimizer=type(optimizer).__name__,
+            lr=float(optimizer.param_groups[0]["lr"]),
+            grad_norm=self.grad_norm,
+            taken_norm=self.taken_norm,
+            leftover_norm=self.leftover_norm,
+            decay_ratio=decay_ratio(optimizer, self.before, dict(zip(parameters, updates, strict=True))),
+        )
+        earlier = {} if self.taken is None else self.taken.update_norms  # of another optimiser of the same model
+        self.taken = Step(record, earlier | norms)
+        for parameter in parameters:
+            del self.before[parameter]
+
+
+def mine(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> list[nn.Parameter]:
+    """The model's parameters among the optimiser's."""
+    return [p for group in optimizer.param_groups for p in group["params"] if p in names]
+
+
+def total_norm(parameters: list[nn.Parameter]) -> float:
+    """L2 of all gradients together."""
+    norms = norms_of([parameter.grad for parameter in parameters if parameter.grad is not None])
+    return math.sqrt(sum(norm**2 for norm in norms))
+
+
+def decay_ratio(
+    optimizer: torch.optim.Optimizer, before: dict[nn.Parameter, Tensor], updates: dict[nn.Parameter, Tensor]
+) -> float:
+    """Norm of what weight decay takes off over that of what the gradient does.
+
+    A decay that goes through the gradient is compared with the gradient, a decoupled one with the rest of the step.
+    NaN for LAMB, which scales both together.
+    """
+    if type(optimizer).__name__.lower() == "lamb":
+        return math.nan
+    decays, pulls = list[Tensor](), list[Tensor]()
+    for group in optimizer.param_groups:
+        decay = float(group.get("weight_decay") or 0.0)
+        decoupled = group.get("decoupled_weight_decay") or type(optimizer).__name__ in DECOUPLED
+        for parameter in group["params"]:
+            if parameter not in updates:
+                continue
+            taken_off = before[parameter] * decay
+            if decoupled:
+                taken_off = taken_off * float(group["lr"])
+            pulls.append(updates[parameter] + taken_off if decoupled else parameter.grad)
+            decays.append(taken_off)
+    decayed, pulled = (math.sqrt(sum(norm**2 for norm in norms_of(tensors))) for tensors in (decays, pulls))
+    return decayed / pulled if pulled else math.inf if decayed else 0.0

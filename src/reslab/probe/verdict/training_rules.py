@@ -1,0 +1,261 @@
+"""Rules about the training: what the optimiser makes of the gradient, and what labels and precision do to it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from reslab.probe.verdict.evidence import Evidence, NotChecked
+from reslab.probe.verdict.rule import Found, Rule
+from reslab.records import ReadingRecord, UpdateRecord
+
+FAST, SLOW = -1.0, -5.0
+"""Decades of update over weight, in the median weight: a tenth of it in one step, or a hundred thousandth."""
+LEFT_OVER = 0.1
+CLIPPED, OFTEN, FEW_STEPS = 0.95, 0.5, 4
+DECAYING = 2.0
+BY_CHANCE, FEW_WRONG, BETTER_THAN_CHANCE = 0.35, 40, 0.85
+LOST = 0.5
+SHARP = 2.0
+WORSE, FEW_SAMPLES = 2.0, 2
+
+
+def steps_of(evidence: Evidence) -> list[tuple[ReadingRecord, UpdateRecord]]:
+    """Readings after which a step of the optimiser was seen."""
+    found = [(reading, reading.update) for reading in evidence.readings if reading.update is not None]
+    if not found:
+        raise NotChecked("no step of an optimiser was seen: it takes reslab.watch, or a run")
+    return found
+
+
+def weights_move_wrongly(evidence: Evidence) -> Found | None:
+    """UPDATE_RATIO: steps that are far too large or far too small for the weights."""
+    ratios = [(ratio, reading, update) for reading, update in steps_of(evidence) if (ratio := typical_ratio(reading))]
+    if not ratios:
+        raise NotChecked("no weight with more than one dimension was updated")
+    largest, reading, update = max(ratios, key=lambda found: found[0])
+    typical = statistics.median(ratio for ratio, _, _ in ratios)
+    if largest > FAST:
+        return Found(
+            where="the optimiser",
+            number=largest,
+            threshold=FAST,
+            sentence=(
+                f"At step {reading.step} {update.optimizer} changed the typical weight by {10**largest:.2g} of its own"
+                f" size in one step, with a learning rate of {update.lr:.3g}; about a thousandth is usual."
+            ),
+            actions=(
+                f"lower the learning rate to about {update.lr * 10 ** (-2.5 - largest):.1g}",
+                "warm up",
+                "clip the gradient",
+            ),
+            would_change="a loss that falls all the same",
+        )
+    if typical >= SLOW:
+        return None
+    return Found(
+        where="the optimiser",
+        number=typical,
+        threshold=SLOW,
+        sentence=(
+            f"{update.optimizer} changes the typical weight by {10**typical:.1g} of its own size in a step, with a"
+            f" learning rate of {update.lr:.3g}; about a thousandth is usual: training will take for ever."
+        ),
+        actions=(f"raise the learning rate to about {update.lr * 10 ** (-3 - typical):.1g}",),
+        would_change="weights that are to stay near where they are, as in fine-tuning",
+    )
+
+
+def typical_ratio(reading: ReadingRecord) -> float | None:
+    """Median over the weights of log10(update / weight); None without any that moved."""
+    moved = [p for p in reading.parameters if p.update_norm and len(p.shape) > 1 and p.weight_norm]
+    ratios = [
+        math.log10(p.update_norm / p.weight_norm) for p in moved if p.update_norm and math.isfinite(p.update_norm)
+    ]
+    return statistics.median(ratios) if ratios else None
+
+
+def gradients_accumulate(evidence: Evidence) -> Found | None:
+    """GRAD_ACCUMULATES: gradients of earlier steps are still there when the next ones are added."""
+    steps = steps_of(evidence)
+    left = [(reading, update) for reading, update in steps if update.leftover_norm > LEFT_OVER * update.grad_norm]
+    if len(left) <= OFTEN * len(steps[1:]) or not left:
+        return None
+    reading, update = left[-1]
+    return Found(
+        where="the optimiser",
+        number=update.leftover_norm / update.grad_norm,
+        threshold=LEFT_OVER,
+        sentence=(
+            f"At step {reading.step} gradients of norm {update.leftover_norm:.3g} from before the last step were still"
+            " there, and the new ones were added to them: each step repeats all earlier ones."
+        ),
+        actions=("call optimizer.zero_grad() before each backward pass",),
+        would_change="nothing: a step was taken with these gradients, and they were not zeroed after it",
+    )
+
+
+def clips_always(evidence: Evidence) -> Found | None:
+    """CLIP_ALWAYS: clipping is no exception but the rule, and sets the length of the steps."""
+    steps = [update for _, update in steps_of(evidence) if update.grad_norm > 0]
+    if len(steps) < FEW_STEPS:
+        raise NotChecked(f"{len(steps)} steps were read; it takes {FEW_STEPS}")
+    shares = [update.taken_norm / update.grad_norm for update in steps]
+    clipped = sum(share < CLIPPED for share in shares) / len(shares)
+    if clipped <= OFTEN:
+        return None
+    return Found(
+        where="the optimiser",
+        number=clipped,
+        threshold=OFTEN,
+        sentence=(
+            f"In {clipped:.0%} of the steps that were read the gradient was clipped, to {statistics.median(shares):.2g}"
+            " of its length in the median: its direction is used, its length is thrown away."
+        ),
+        actions=(
+            "raise the limit above the usual norm",
+            "lower the learning rate instead",
+            "look for what is too large",
+        ),
+        would_change="an optimiser for which only the direction counts",
+    )
+
+
+def decay_wins(evidence: Evidence) -> Found | None:
+    """WEIGHT_DECAY: what decay takes off the weights is more than the gradient gives them."""
+    ratios = [update.decay_ratio for _, update in steps_of(evidence) if not math.isnan(update.decay_ratio)]
+    if not ratios:
+        raise NotChecked("this optimiser's decay can't be told from the rest of its step")
+    typical = statistics.median(ratios)
+    if typical <= DECAYING:
+        return None
+    return Found(
+        where="the optimiser",
+        number=typical,
+        threshold=DECAYING,
+        sentence=(
+            f"Weight decay takes off {typical:.3g} times what the gradient changes: the weights shrink, whatever the"
+            " data say."
+        ),
+        actions=("lower the weight decay to 1e-4 or 5e-4 (SGD), 0.01 to 0.05 (AdamW)",),
+        would_change="a training loss that keeps falling",
+    )
+
+
+def labels_are_noisy(evidence: Evidence) -> Found | None:
+    """LABEL_NOISE: where the network is wrong, the label is as unlikely as any other: as if it were drawn by lot."""
+    answers = [reading.answers for reading in evidence.readings if reading.answers is not None]
+    if not answers or answers[0].num_classes < 4:
+        raise NotChecked("it takes a cross-entropy over four classes or more")
+    chance = 1 - 1 / answers[0].num_classes
+    trained = [found for found in answers if found.num_wrong < BETTER_THAN_CHANCE * chance * found.num_answers]
+    num_wrong = sum(found.num_wrong for found in trained)
+    if num_wrong < FEW_WRONG:
+        raise NotChecked(f"{num_wrong} wrong answers of a network better than chance were seen; it takes {FEW_WRONG}")
+    rank = sum(found.wrong_rank * found.num_wrong for found in trained if found.num_wrong) / num_wrong
+    if rank <= BY_CHANCE:
+        return None
+    return Found(
+        where="the labels",
+        number=rank,
+        threshold=BY_CHANCE,
+        sentence=(
+            f"Where the answer is not the label ({num_wrong} times), the label's mean place among the other classes is"
+            f" {rank:.2f}, with 0 for the runner-up and 0.5 for chance: many labels seem to be drawn by lot."
+        ),
+        actions=("look at the images with the largest loss", "label smoothing", "leave out what contradicts"),
+        would_change="classes without any likeness, where the second guess is as good as a third",
+    )
+
+
+def fp16_loses_gradients(evidence: Evidence) -> Found | None:
+    """AMP_UNDERFLOW: fp16 has no digits for the gradients, which become 0."""
+    weights = [p for p in evidence.now.parameters if p.lost_share is not None and len(p.shape) > 1]
+    if not weights:
+        raise NotChecked("nothing was computed in fp16")
+    total = sum(math.prod(p.shape) for p in weights)
+    share = sum((p.lost_share or 0.0) * math.prod(p.shape) for p in weights) / total
+    if share <= LOST:
+        return None
+    worst = max(weights, key=lambda p: p.lost_share or 0.0)
+    return Found(
+        where=worst.name,
+        number=share,
+        threshold=LOST,
+        sentence=(
+            f"{share:.0%} of the gradients are 0 or below 6.1e-5, where fp16 has few digits or none: most of what the"
+            " backward pass computes is lost."
+        ),
+        actions=("use bf16", "scale the loss: torch.amp.GradScaler", "compute the loss in fp32"),
+        would_change="gradients as small in fp32",
+    )
+
+
+def rate_is_too_sharp(evidence: Evidence) -> Found | None:
+    """LR_SHARP: the rate is larger than what the curvature of the loss lets converge."""
+    if evidence.curvature is None or not evidence.curvature.has_converged:
+        raise NotChecked("the curvature was not measured; depth='full' does")
+    lr = steps_of(evidence)[-1][1].lr
+    product = lr * evidence.curvature.largest
+    if product <= SHARP:
+        return None
+    return Found(
+        where="the optimiser",
+        number=product,
+        threshold=SHARP,
+        sentence=(
+            f"The learning rate {lr:.3g} times the loss's greatest curvature {evidence.curvature.largest:.3g} is"
+            f" {product:.3g}; above 2, plain gradient descent overshoots along that direction."
+        ),
+        actions=("lower the learning rate", "warm up"),
+        would_change="a loss that falls all the same: training often settles at the edge",
+    )
+
+
+def batch_norm_sees_too_little(evidence: Evidence) -> Found | None:
+    """BN_MISMATCH: batch norm behaves otherwise in evaluation than in training."""
+    now = evidence.now
+    if not now.num_batch_norms:
+        raise NotChecked("no batch norm took its statistics from the batch")
+    actions = ("larger batches, or group norm", "a larger momentum, or precise statistics before evaluating")
+    if now.num_samples <= FEW_SAMPLES:
+        return Found(
+            where="the batch",
+            number=now.num_samples,
+            threshold=FEW_SAMPLES,
+            sentence=(
+                f"{now.num_batch_norms} batch norms take their statistics from {now.num_samples} sample"
+                f"{'s' * (now.num_samples > 1)}: each says more of the others than of itself, and evaluation, with"
+                " averages over many, sees another network."
+            ),
+            actions=actions,
+            would_change="a larger batch in training than in this reading",
+        )
+    if now.eval_loss is None or evidence.at_start:
+        return None
+    ratio = now.eval_loss / now.loss if now.loss > 0 else math.nan
+    if not ratio > WORSE:
+        return None
+    return Found(
+        where="the norms",
+        number=ratio,
+        threshold=WORSE,
+        sentence=(
+            f"The same batch has a loss of {now.loss:.3g} with its own statistics and of {now.eval_loss:.3g} with the"
+            " stored ones: these are stale, or belong to other data."
+        ),
+        actions=actions[::-1],
+        would_change="a loss near 0, where a ratio says little",
+    )
+
+
+RULES = (
+    Rule("GRAD_ACCUMULATES", "critical", "literature", 8, gradients_accumulate, "whole"),
+    Rule("UPDATE_RATIO", "warning", "heuristic", 28, weights_move_wrongly, "whole"),
+    Rule("WEIGHT_DECAY", "warning", "heuristic", 27, decay_wins, "whole"),
+    Rule("AMP_UNDERFLOW", "warning", "tool", 18, fp16_loses_gradients),
+    Rule("BN_MISMATCH", "warning", "heuristic", 22, batch_norm_sees_too_little),
+    Rule("LR_SHARP", "warning", "literature", 55, rate_is_too_sharp, "whole"),
+    Rule("LABEL_NOISE", "warning", "measured", 60, labels_are_noisy, "whole"),
+    Rule("CLIP_ALWAYS", "info", "heuristic", 80, clips_always, "whole"),
+)
