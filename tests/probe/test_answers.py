@@ -31,13 +31,20 @@ def answers(logits, labels, **loss):
 
 
 LOGITS = torch.tensor([[4.0, 3, 2, 1], [4, 3, 2, 1], [4, 3, 2, 1], [1, 9, 3, 2]])
+"""The first three are sure by 64 %, the last one by nearly all."""
 
 
 @pytest.mark.parametrize("loss", [{}, {"label_smoothing": 0.1}, {"weight": torch.ones(4)}])
 def test_right_and_wrong_and_the_labels_place(loss):
     found = answers(LOGITS, torch.tensor([0, 1, 3, 2]), **loss)
     assert (found.num_classes, found.num_answers, found.num_wrong) == (4, 4, 3)
+    assert (found.num_sure, found.num_sure_wrong) == (4, 3)
     assert found.wrong_rank == pytest.approx((0 + 2 / 2 + 0) / 3)
+
+
+def test_only_sure_answers_count_for_the_labels_place():
+    found = answers(torch.tensor([[1.0, 0.9, 0, 0], [9, 3, 2, 1]]), torch.tensor([3, 2]))
+    assert (found.num_wrong, found.num_sure, found.num_sure_wrong, found.wrong_rank) == (2, 1, 1, 0.5)
 
 
 def test_what_the_loss_ignores_is_left_out():
@@ -64,6 +71,6 @@ def test_another_loss_has_none():
 
 def test_labels_by_lot_stand_in_the_middle():
     torch.manual_seed(0)
-    found = tell(torch.randn(20_000, 10), torch.randint(10, (20_000,)))
+    found = tell((4 * torch.randn(20_000, 10)).log_softmax(dim=1), torch.randint(10, (20_000,)))
     assert found.wrong_rank == pytest.approx(0.5, abs=0.01)
     assert found.num_wrong / 20_000 == pytest.approx(0.9, abs=0.01)

@@ -199,7 +199,7 @@ def test_a_compiled_model_is_read_uncompiled():
         (lambda: torch.jit.trace(nn.Linear(3, 3), torch.ones(1, 3)), None, "scripted"),
         (lambda: nn.Linear(3, 3, device="meta"), None, "meta device"),
         (lambda: nn.Linear(3, 3).requires_grad_(False), None, "asks for a gradient"),
-        (lambda: F.relu, None, r"takes a torch.nn.Module, got a builtin_function_or_method|got a function"),
+        (lambda: F.relu, None, r"Expected a torch.nn.Module, got a"),
         (lambda: nn.Linear(3, 3), torch.ones(2, 3), "pair of inputs and targets, got a Tensor"),
         (lambda: nn.Linear(3, 3), (torch.ones(2, 3),), "got 1 items"),
     ],

@@ -14,6 +14,8 @@ from torch import Tensor
 from reslab.probe.graph import Graph
 from reslab.records import AnswersRecord
 
+SURE = 0.5
+"""Probability from which an answer is a sure one."""
 ENOUGH = 2**14
 """Pixels that are looked at, at most, spread over the batch."""
 
@@ -39,17 +41,19 @@ def tell(scores: Tensor, labels: Tensor) -> AnswersRecord:
     """Counts of what is right and wrong, and where the label stands among the other classes.
 
     Args:
-        scores: (N, K), the higher the likelier.
+        scores: (N, K), logarithms of probabilities.
         labels: (N,).
 
     Example:
-        >>> tell(torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]), torch.tensor([0, 2]))
-        AnswersRecord(num_classes=3, num_answers=2, num_wrong=1, wrong_rank=1.0)
+        >>> tell(torch.tensor([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1]]).log(), torch.tensor([0, 2]))
+        AnswersRecord(num_classes=3, num_answers=2, num_wrong=1, num_sure=2, num_sure_wrong=1, wrong_rank=1.0)
     """
     num_classes = scores.shape[1]
     above = (scores > scores.gather(1, labels[:, None])).sum(dim=1)  # (N, K) -> (N), classes likelier than the label
-    wrong = above > 0
-    numbers = torch.stack([wrong.sum(), ((above - 1) * wrong).sum()]).tolist()
-    places = num_classes - 2  # of the label among the others, behind the answer
-    rank = numbers[1] / (numbers[0] * places) if numbers[0] and places > 0 else math.nan
-    return AnswersRecord(num_classes, len(labels), numbers[0], rank)
+    wrong, sure = above > 0, scores.amax(dim=1) > math.log(SURE)
+    both = wrong & sure
+    counts = [wrong.sum(), sure.sum(), both.sum(), ((above - 1) * both).sum()]
+    num_wrong, num_sure, num_sure_wrong, places = torch.stack(counts).tolist()
+    others = num_classes - 2  # places of the label behind the answer, from 0
+    rank = places / (num_sure_wrong * others) if num_sure_wrong and others > 0 else math.nan
+    return AnswersRecord(num_classes, len(labels), num_wrong, num_sure, num_sure_wrong, rank)

@@ -15,7 +15,7 @@ from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from reslab.errors import RequestError
-from reslab.probe.diagnose import check_batch, check_model
+from reslab.probe.checks import check_batch, check_model
 from reslab.probe.inputs import call, with_gradients
 from reslab.probe.reading import Batch, LossFn, node_of
 from reslab.probe.split import dot

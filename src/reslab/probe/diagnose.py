@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from reslab.errors import RequestError
+from reslab.probe.checks import check_batch, check_model
 from reslab.probe.inputs import call, mapped
 from reslab.probe.reading import Batch, LossFn, read
 from reslab.probe.untouched import untouched
@@ -109,27 +109,3 @@ def loss_in_eval_mode(model: nn.Module, batch: Batch, loss_fn: LossFn) -> float:
     for module, was_training in modes:
         module.training = was_training
     return float(loss)
-
-
-def check_model(model: nn.Module) -> None:
-    """Refuses what can't be read, by name."""
-    if not isinstance(model, nn.Module):
-        raise RequestError(f"diagnose takes a torch.nn.Module, got a {type(model).__name__}.")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise RequestError("A scripted model hides its operations. Diagnose the model that it was made from.")
-    tensors = [*model.parameters(), *model.buffers()]
-    if any(tensor.is_meta for tensor in tensors):
-        raise RequestError("The model is on the meta device: it has shapes but no values. Load its weights first.")
-    if any(tensor.is_quantized for tensor in tensors):
-        raise RequestError("The model is quantised: it has no gradients. Diagnose the model that it was made from.")
-    if any(tensor.is_inference() for tensor in tensors):
-        raise RequestError("The model was made under inference_mode: its weights can't have gradients.")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise RequestError("Nothing in the model asks for a gradient: requires_grad_(True) on what is to be trained.")
-
-
-def check_batch(batch: object) -> None:
-    """Refuses what is no pair."""
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        found = f"{len(batch)} items" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
-        raise RequestError(f"A batch is a pair of inputs and targets, got {found}.")

@@ -62,3 +62,13 @@ def tensors_in(value: Any) -> Iterable[Tensor]:
 def size_of(inputs: Any) -> int:
     """N: the length of the first tensor that has one."""
     return next((len(tensor) for tensor in tensors_in(inputs) if tensor.ndim), 1)
+
+
+def chosen(inputs: Any, index: Tensor) -> Any:
+    """Some samples of a nest of tensors; what isn't as long as there are samples belongs to all of them."""
+    count = size_of(inputs)
+
+    def choose(tensor: Tensor) -> Tensor:
+        return tensor[index.to(tensor.device)] if tensor.ndim and len(tensor) == count else tensor
+
+    return mapped(inputs, choose)

@@ -97,7 +97,7 @@ class Reader:
                 for index, (name, addition, split, signal) in enumerate(found)
                 if split is not None
             ),
-            layers=self.spine.read(trace.where),
+            layers=self.spine.read(trace),
             activations=activation_records(graph, self.additions, trace),
             parameters=parameter_records(self.model, in_fp16=trace.in_fp16),
             responses=trace.response_stds(),

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node
 
 from reslab.probe.graph import Graph, shape_of
 from reslab.probe.split import dot
+from reslab.probe.trace import Trace
 from reslab.records import LayerFlowRecord
 
 
@@ -44,15 +44,16 @@ class Spine:
 
         return take
 
-    def read(self, where: dict[Node, str]) -> tuple[LayerFlowRecord, ...]:
-        """A record for each layer."""
+    def read(self, trace: Trace) -> tuple[LayerFlowRecord, ...]:
+        """A record for each layer; the trace of the forward pass has their names."""
         reached = [place for place in self.places if place in self.squares]
         found = torch.stack([self.squares[place] for place in reached]).sqrt().tolist() if reached else []
         norms = dict(zip(reached, found, strict=True))
-        nodes = [(place, self.graph.nodes[place]) for place in self.places]
+        nodes = [self.graph.nodes[place] for place in self.places]
+        alike = zip(self.places, nodes, trace.likeness_of(nodes), strict=True)
         return tuple(
-            LayerFlowRecord(index, where.get(node, ""), shape_of(node), norms.get(place, math.nan))
-            for index, (place, node) in enumerate(nodes)
+            LayerFlowRecord(index, trace.where.get(node, ""), shape_of(node), norms.get(place, math.nan), likeness)
+            for index, (place, node, likeness) in enumerate(alike)
         )
 
     def close(self) -> None:

@@ -120,7 +120,7 @@ class Splitter:
         """Squares of the norms that a tenth of the samples stay below, and above, (2,); a sample's share of the sum."""
         if len(whole) != self.num_samples:
             return torch.full((2,), math.nan, dtype=torch.float64, device=whole.device)
-        norms = torch.linalg.vector_norm(whole.flatten(1), dim=1).double()  # (N, *) -> (N)
+        norms: Tensor = torch.linalg.vector_norm(whole.flatten(1), dim=1).double()  # (N, *) -> (N)
         return norms.quantile(torch.tensor([0.1, 0.9], dtype=torch.float64, device=whole.device)).square()
 
     def _gap(self, whole: Tensor, parts: _Parts) -> float:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from reslab.errors import RequestError
-from reslab.probe.diagnose import check_batch, check_model
+from reslab.probe.checks import check_batch, check_model
 from reslab.probe.inputs import call, with_gradients
 from reslab.probe.reading import Batch, LossFn
 from reslab.probe.untouched import untouched

@@ -87,6 +87,7 @@ class Trace(TorchFunctionMode):
         self.units: list[tuple[Node, Units]] = []
         self.shares: list[Tensor] = []
         self.responses: list[tuple[str, Tensor]] = []
+        self.likeness: dict[Node, Tensor] = {}  # of layers with weights, in which most networks have their layers
         self.num_batch_norms = 0  # that took their statistics from the batch
         self.in_fp16 = False  # whether some operation computed in it
 
@@ -137,6 +138,7 @@ class Trace(TorchFunctionMode):
         self.in_fp16 |= result.dtype == torch.float16
         if WEIGHTED.search(name) and result.ndim > 1:
             self.channels = result.shape[1] if "Conv" in name else result.shape[-1]
+            self.likeness[node] = likeness(result)
         elif ADDITION.match(name) and before:
             self.signals[node] = torch.stack([self._moments(result), *before])
         elif name.startswith("Relu"):
@@ -182,6 +184,13 @@ class Trace(TorchFunctionMode):
             found.append(None if moments is None else Signal(moments[0], (moments[1], moments[2])))
         return found
 
+    def likeness_of(self, nodes: Sequence[Node]) -> list[float]:
+        """Mean cosine between two samples' values at each node; NaN at one that went by unseen."""
+        seen = [node for node in nodes if node in self.likeness]
+        found = torch.stack([self.likeness[node].cpu() for node in seen]).tolist() if seen else []
+        known = dict(zip(seen, found, strict=True))
+        return [known.get(node, math.nan) for node in nodes]
+
     def layers(self) -> list[tuple[Node, Units, float]]:
         """Activations in order of execution, with the share of dead channels, or of saturated values."""
         shares = torch.stack(self.shares).tolist() if self.shares else []
@@ -204,6 +213,24 @@ class Trace(TorchFunctionMode):
         self.where.clear()
         self.signals.clear()
         self.units.clear()
+        self.likeness.clear()
+
+
+def likeness(values: Tensor) -> Tensor:
+    """Mean cosine between two of the first samples, 0-dim; NaN for a single one.
+
+    Args:
+        values: (N, *).
+    """
+    rows = values.detach()[:SAMPLES].flatten(1)  # (N, *) -> (N, D)
+    rows = rows[:, :: max(1, rows.shape[1] // POSITIONS)].float()
+    total = torch.nn.functional.normalize(rows).sum(dim=0)
+    count = len(rows)
+    return (total.square().sum() - count) / (count * (count - 1) or math.nan)
+
+
+SAMPLES, POSITIONS = 16, 2048
+"""What the likeness of samples is taken from, at most."""
 
 
 def is_sum(args: Sequence[Any]) -> bool:

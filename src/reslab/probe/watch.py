@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from reslab.errors import RequestError
-from reslab.probe.diagnose import Diagnosis, check_model
+from reslab.probe.checks import check_model
+from reslab.probe.diagnose import Diagnosis
 from reslab.probe.reading import Reader, unscaled
 from reslab.probe.updates import Updates
 from reslab.probe.verdict.evidence import Evidence

@@ -54,7 +54,7 @@ class JacobianRecord:
     Args:
         name: of the part, such as ``layer1``; ``all`` for the way from input to output.
         mean_square: mean squared singular value, over directions of the output.
-        largest: greatest singular value.
+        largest: greatest singular value; NaN, and no others, where something can't be differentiated twice.
         singular_values: estimates of some, greatest first, each distinct one once; the greatest are the most exact. Of
             a part with few outputs they are all there are, and exact.
         num_samples: that it was measured on, side by side.

@@ -89,12 +89,14 @@ class LayerFlowRecord:
         name: of its module.
         shape: of its output.
         grad_norm: of the gradient at its input; NaN where that is the data itself.
+        likeness: mean cosine between the layer's outputs for two samples, from some of the values; NaN for one sample.
     """
 
     index: int
     name: str
     shape: tuple[int, ...]
     grad_norm: float
+    likeness: float
 
 
 @dataclass(frozen=True)
@@ -179,13 +181,17 @@ class AnswersRecord:
         num_classes: that it chose from.
         num_answers: one for each sample, or for each pixel.
         num_wrong: of them.
-        wrong_rank: of the wrong answers, the mean place of the label among the other classes, 0 for the runner-up and
-            1 for the least likely; NaN without any, or with fewer than three classes. A half is chance.
+        num_sure: of all answers, those with a probability above a half.
+        num_sure_wrong: of these, the wrong ones.
+        wrong_rank: of these, the mean place of the label among the other classes, 0 for the runner-up and 1 for the
+            least likely; NaN without any, or with fewer than three classes. A half is chance.
     """
 
     num_classes: int
     num_answers: int
     num_wrong: int
+    num_sure: int
+    num_sure_wrong: int
     wrong_rank: float
 
 

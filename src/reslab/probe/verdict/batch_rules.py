@@ -141,8 +141,8 @@ def some_get_no_gradient(evidence: Evidence) -> Found | None:
 
 RULES = (
     Rule("NONFINITE", "critical", "literature", 0, is_not_finite, "once"),
-    Rule("SOFTMAX_TWICE", "critical", "literature", 5, softmax_comes_twice),
-    Rule("INPUT_SCALE", "warning", "heuristic", 10, input_is_not_normalised),
-    Rule("NO_GRAD", "warning", "literature", 15, some_get_no_gradient),
+    Rule("SOFTMAX_TWICE", "critical", "literature", 5, softmax_comes_twice, is_cause=True),
+    Rule("INPUT_SCALE", "warning", "heuristic", 10, input_is_not_normalised, is_cause=True),
+    Rule("NO_GRAD", "warning", "literature", 15, some_get_no_gradient, is_cause=True),
     Rule("LOSS_RANGE", "warning", "heuristic", 45, loss_is_out_of_range),
 )

@@ -71,6 +71,6 @@ def vanishes(evidence: Evidence) -> Found | None:
 
 
 RULES = (
-    Rule("GRAD_EXP_GROWTH", "critical", "measured", 30, grows_exponentially),
-    Rule("GRAD_VANISH", "critical", "measured", 30, vanishes),
+    Rule("GRAD_EXP_GROWTH", "critical", "measured", 30, grows_exponentially, is_cause=True),
+    Rule("GRAD_VANISH", "critical", "measured", 30, vanishes, is_cause=True),
 )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from reslab.probe.verdict import batch_rules, flow_rules, shortcut_rules, signal_rules, training_rules
 from reslab.probe.verdict.evidence import Evidence, NotChecked
-from reslab.records import SEVERITIES, Severity, VerdictRecord
+from reslab.probe.verdict.rule import Judged
+from reslab.records import SEVERITIES, FindingRecord, Severity, VerdictRecord
 
 RULES = (*batch_rules.RULES, *signal_rules.RULES, *flow_rules.RULES, *shortcut_rules.RULES, *training_rules.RULES)
 WORDS: dict[Severity, Literal["healthy", "warning", "sick"]] = {
@@ -18,21 +21,33 @@ WORDS: dict[Severity, Literal["healthy", "warning", "sick"]] = {
 
 def judge(evidence: Evidence) -> VerdictRecord:
     """Applies all rules; the findings come worst first, and causes before consequences."""
-    found, clean, not_checked = [], [], {}
+    judged, clean, not_checked = list[Judged](), [], {}
     for rule in sorted(RULES, key=lambda rule: rule.rank):
         try:
-            finding = rule.judge(evidence)
+            one = rule.judge(evidence)
         except NotChecked as why:
             not_checked[rule.id] = str(why)
         else:
-            if finding is None:
+            if one is None:
                 clean.append(rule.id)
             else:
-                found.append(finding)
-    found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+                judged.append(one)
+    found = by_severity(judged)
     return VerdictRecord(
         verdict=WORDS[found[0].severity] if found else "healthy",
         findings=tuple(found),
         clean=tuple(clean),
         not_checked=not_checked,
     )
+
+
+def by_severity(judged: Sequence[Judged]) -> list[FindingRecord]:
+    """Worst first; a cause is as severe as the worst of what ranks behind it."""
+    worst, found = len(SEVERITIES) - 1, list[FindingRecord]()
+    for one in sorted(judged, key=lambda one: one.rank)[::-1]:
+        place = SEVERITIES.index(one.finding.severity)
+        if one.rule.is_cause and one.finding.severity != "info":
+            place = min(place, worst)
+        worst = min(worst, place)
+        found.insert(0, replace(one.finding, severity=SEVERITIES[place]))
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))

@@ -36,7 +36,10 @@ class Found:
 
 
 Scope = Literal["whole", "most", "once"]
-"""Whether a rule is asked once about everything, or about each reading; and of how many it takes then."""
+"""Whether a rule is asked once about everything, or about each reading, and of how many it takes then: most, or one.
+
+A cause is also found where only the first readings show it, since what it has brought about may hide it later.
+"""
 WINDOW, MOST = 8, 5 / 8
 """Of the last readings, so many are looked at, and so large a share must show it."""
 
@@ -52,6 +55,7 @@ class Rule:
         rank: among findings of one severity, the lower is named first: causes before consequences.
         check: the evidence to what was found, or None; raises ``NotChecked`` where it can't say.
         scope: see ``Scope``.
+        is_cause: it may have brought about what ranks behind it, and is as severe as that.
     """
 
     id: str
@@ -60,16 +64,35 @@ class Rule:
     rank: int
     check: Callable[[Evidence], Found | None]
     scope: Scope = "most"
+    is_cause: bool = False
 
-    def judge(self, evidence: Evidence) -> FindingRecord | None:
+    def judge(self, evidence: Evidence) -> Judged | None:
         """The finding, if there is one.
 
         Raises:
             NotChecked: if no reading lets the rule say.
         """
-        found = self.check(evidence) if self.scope == "whole" else self._over_time(evidence)
-        if found is None:
+        if self.scope == "whole":
+            found = self.check(evidence)
+            return None if found is None else Judged(self, self.record(found))
+        said, why = list[Found | None](), NotChecked("there is no reading")
+        for reading in evidence.readings:
+            try:
+                said.append(self.check(replace(evidence, readings=(reading,))))
+            except NotChecked as reason:
+                why = reason
+        if not said:
+            raise why
+        last = [one for one in said[-WINDOW:] if one is not None]
+        found = next((one for one in said[::-1] if one is not None), None)
+        is_enough = self.scope == "once" or len(last) >= MOST * len(said[-WINDOW:])
+        is_there_at_once = said[0] is not None
+        if found is None or not (is_enough or (is_there_at_once and self.is_cause)):
             return None
+        return Judged(self, self.record(found), came_later=not is_there_at_once)
+
+    def record(self, found: Found) -> FindingRecord:
+        """With what is known of the rule itself."""
         return FindingRecord(
             id=self.id,
             severity=found.severity or self.severity,
@@ -82,17 +105,22 @@ class Rule:
             would_change=found.would_change,
         )
 
-    def _over_time(self, evidence: Evidence) -> Found | None:
-        """What the last reading that shows it shows, if enough of them do."""
-        readings = evidence.readings[-WINDOW:] if self.scope == "most" else evidence.readings
-        said, why = list[Found | None](), NotChecked("there is no reading")
-        for reading in readings:
-            try:
-                said.append(self.check(replace(evidence, readings=(reading,))))
-            except NotChecked as reason:
-                why = reason
-        if not said:
-            raise why
-        found = [one for one in said if one is not None]
-        enough = 1 if self.scope == "once" else MOST * len(said)
-        return found[-1] if found and len(found) >= enough else None
+
+@dataclass(frozen=True)
+class Judged:
+    """A finding and its place among others.
+
+    Args:
+        rule: that found it.
+        finding: what it says.
+        came_later: the first reading didn't show it yet: it may be the work of the training.
+    """
+
+    rule: Rule
+    finding: FindingRecord
+    came_later: bool = False
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """What was there from the beginning comes before what came later, causes before consequences."""
+        return (self.came_later, self.rule.rank)

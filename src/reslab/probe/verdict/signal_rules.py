@@ -126,8 +126,8 @@ def units_are_saturated(evidence: Evidence) -> Found | None:
 
 
 RULES = (
-    Rule("ACT_EXPLODE", "critical", "literature", 20, stream_explodes),
+    Rule("ACT_EXPLODE", "critical", "literature", 20, stream_explodes, is_cause=True),
     Rule("ACT_COLLAPSE", "warning", "tool", 40, stream_collapses),
-    Rule("DEAD_RELU", "warning", "tool", 25, units_are_dead),
-    Rule("SATURATED", "warning", "tool", 25, units_are_saturated),
+    Rule("DEAD_RELU", "warning", "tool", 25, units_are_dead, is_cause=True),
+    Rule("SATURATED", "warning", "tool", 25, units_are_saturated, is_cause=True),
 )

@@ -9,12 +9,13 @@ from reslab.probe.verdict.evidence import Evidence, NotChecked
 from reslab.probe.verdict.rule import Found, Rule
 from reslab.records import ReadingRecord, UpdateRecord
 
-FAST, SLOW = -1.0, -5.0
-"""Decades of update over weight, in the median weight: a tenth of it in one step, or a hundred thousandth."""
+FAST, SLOW, STUCK = -0.5, -4.0, 0.8
+"""Decades of update over weight, in the median weight: a third of it in one step, or a ten thousandth; and the share of
+the loss that must be left for steps to be called too small."""
 LEFT_OVER = 0.1
 CLIPPED, OFTEN, FEW_STEPS = 0.95, 0.5, 4
 DECAYING = 2.0
-BY_CHANCE, FEW_WRONG, BETTER_THAN_CHANCE = 0.35, 40, 0.85
+BY_CHANCE, FEW_SURE, FEW_WRONG, BETTER_THAN_CHANCE = 0.27, 30, 0.1, 0.85
 LOST = 0.5
 SHARP = 2.0
 WORSE, FEW_SAMPLES = 2.0, 2
@@ -50,8 +51,9 @@ def weights_move_wrongly(evidence: Evidence) -> Found | None:
                 "clip the gradient",
             ),
             would_change="a loss that falls all the same",
+            severity="critical",
         )
-    if typical >= SLOW:
+    if typical >= SLOW or loss_left(evidence) < STUCK:
         return None
     return Found(
         where="the optimiser",
@@ -64,6 +66,14 @@ def weights_move_wrongly(evidence: Evidence) -> Found | None:
         actions=(f"raise the learning rate to about {update.lr * 10 ** (-3 - typical):.1g}",),
         would_change="weights that are to stay near where they are, as in fine-tuning",
     )
+
+
+def loss_left(evidence: Evidence) -> float:
+    """The loss at the end over that at the beginning, each the mean of a fifth of the steps, or of the readings."""
+    losses = [record.loss for record in evidence.losses] or [reading.loss for reading in evidence.readings]
+    part = max(1, len(losses) // 5)
+    first, last = statistics.fmean(losses[:part]), statistics.fmean(losses[-part:])
+    return last / first if first > 0 else 1.0
 
 
 def typical_ratio(reading: ReadingRecord) -> float | None:
@@ -143,16 +153,19 @@ def decay_wins(evidence: Evidence) -> Found | None:
 
 
 def labels_are_noisy(evidence: Evidence) -> Found | None:
-    """LABEL_NOISE: where the network is wrong, the label is as unlikely as any other: as if it were drawn by lot."""
+    """LABEL_NOISE: where a sure answer is wrong, the label is as unlikely as any other: as if it were drawn by lot."""
     answers = [reading.answers for reading in evidence.readings if reading.answers is not None]
     if not answers or answers[0].num_classes < 4:
         raise NotChecked("it takes a cross-entropy over four classes or more")
     chance = 1 - 1 / answers[0].num_classes
-    trained = [found for found in answers if found.num_wrong < BETTER_THAN_CHANCE * chance * found.num_answers]
-    num_wrong = sum(found.num_wrong for found in trained)
-    if num_wrong < FEW_WRONG:
-        raise NotChecked(f"{num_wrong} wrong answers of a network better than chance were seen; it takes {FEW_WRONG}")
-    rank = sum(found.wrong_rank * found.num_wrong for found in trained if found.num_wrong) / num_wrong
+    able = [found for found in answers if found.num_wrong < BETTER_THAN_CHANCE * chance * found.num_answers]
+    wrong = [found for found in able if found.num_sure_wrong]
+    num_sure, num_wrong = (sum(getattr(found, key) for found in able) for key in ("num_sure", "num_sure_wrong"))
+    if num_sure < FEW_SURE:
+        raise NotChecked(f"{num_sure} sure answers of a network better than chance were seen; it takes {FEW_SURE}")
+    if num_wrong < FEW_WRONG * num_sure:
+        return None
+    rank = sum(found.wrong_rank * found.num_sure_wrong for found in wrong) / num_wrong
     if rank <= BY_CHANCE:
         return None
     return Found(
@@ -160,8 +173,9 @@ def labels_are_noisy(evidence: Evidence) -> Found | None:
         number=rank,
         threshold=BY_CHANCE,
         sentence=(
-            f"Where the answer is not the label ({num_wrong} times), the label's mean place among the other classes is"
-            f" {rank:.2f}, with 0 for the runner-up and 0.5 for chance: many labels seem to be drawn by lot."
+            f"{num_wrong} of {num_sure} sure answers are not the label, and the label's mean place among the other"
+            f" classes is {rank:.2f} there, with 0 for the runner-up and 0.5 for chance: many labels seem to be drawn"
+            " by lot."
         ),
         actions=("look at the images with the largest loss", "label smoothing", "leave out what contradicts"),
         would_change="classes without any likeness, where the second guess is as good as a third",
@@ -250,11 +264,11 @@ def batch_norm_sees_too_little(evidence: Evidence) -> Found | None:
 
 
 RULES = (
-    Rule("GRAD_ACCUMULATES", "critical", "literature", 8, gradients_accumulate, "whole"),
-    Rule("UPDATE_RATIO", "warning", "heuristic", 28, weights_move_wrongly, "whole"),
-    Rule("WEIGHT_DECAY", "warning", "heuristic", 27, decay_wins, "whole"),
-    Rule("AMP_UNDERFLOW", "warning", "tool", 18, fp16_loses_gradients),
-    Rule("BN_MISMATCH", "warning", "heuristic", 22, batch_norm_sees_too_little),
+    Rule("GRAD_ACCUMULATES", "critical", "literature", 8, gradients_accumulate, "whole", is_cause=True),
+    Rule("WEIGHT_DECAY", "critical", "heuristic", 16, decay_wins, "whole", is_cause=True),
+    Rule("UPDATE_RATIO", "warning", "heuristic", 40, weights_move_wrongly, "whole", is_cause=True),
+    Rule("AMP_UNDERFLOW", "warning", "tool", 18, fp16_loses_gradients, is_cause=True),
+    Rule("BN_MISMATCH", "warning", "heuristic", 12, batch_norm_sees_too_little, is_cause=True),
     Rule("LR_SHARP", "warning", "literature", 55, rate_is_too_sharp, "whole"),
     Rule("LABEL_NOISE", "warning", "measured", 60, labels_are_noisy, "whole"),
     Rule("CLIP_ALWAYS", "info", "heuristic", 80, clips_always, "whole"),

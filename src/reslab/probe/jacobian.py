@@ -1,0 +1,340 @@
+"""Singular values of input-output Jacobians: of each stage of blocks, and of the whole network.
+
+They come from products of the Jacobian and of its transpose with vectors, on the graph that one forward pass left
+behind. The product with the transpose is autograd's own; the product with the Jacobian is the derivative of that one
+with respect to the vector that it is given, since it is linear in it. So whatever can be differentiated twice is
+covered: operations in place, functions, and parts that begin and end inside of modules.
+
+Reference:
+    Golub and Kahan 1965, Calculating the Singular Values and Pseudo-Inverse of a Matrix.
+    Pennington et al. 2017, arXiv:1711.04735: dynamical isometry.
+
+Shape letters: I values of the input of a part, O of its output, both over all samples.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from reslab.errors import RequestError
+from reslab.probe.frozen import frozen
+from reslab.probe.graph import Addition, Graph
+from reslab.probe.inputs import call, chosen, size_of, tensors_in, with_gradients
+from reslab.probe.reading import Batch, sources
+from reslab.probe.trace import Trace, name_additions
+from reslab.probe.untouched import untouched
+from reslab.records import JacobianRecord
+
+ENOUGH = 2**27
+"""Values that the vectors of a bidiagonalisation may have together; of large parts fewer steps are taken."""
+
+
+def jacobians(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    num_directions: int = 8,
+    num_steps: int = 30,
+    num_samples: int = 4,
+    seed: int = 0,
+) -> tuple[JacobianRecord, ...]:
+    """How the network stretches small changes: all of it, then each stage in the order of the blocks.
+
+    A stage is a run of blocks whose sums have the same shape, from the fork of the first one to the activation after
+    the last one's sum, or to that sum; from a token's embedding on, where inputs are words. Batch norms are frozen to
+    the statistics of the whole batch, and dropout is off, whatever mode the model is in: samples don't depend on
+    each other, and the singular values are those of some of them side by side. In train mode the gradient of the
+    batch would also lose what batch norm takes from it.
+
+    Args:
+        model: any; it is left as it was, bit for bit.
+        batch: inputs, of which the first dimension counts samples, and targets, which aren't looked at.
+        num_directions: of the output, at random, that ``mean_square`` is a mean over.
+        num_steps: of the bidiagonalisation; as many singular values come of it, or fewer if there are no more. What
+            is large settles first. An output of at most twice as many values, such as logits, gives all of its
+            singular values and the mean over all directions, exactly. Any other part has none if something in it
+            can't be differentiated twice, such as a hard sigmoid; ``largest`` is NaN then.
+        num_samples: the first ones of the batch, that are looked at.
+        seed: for directions.
+
+    Raises:
+        RequestError: if the outputs don't depend on the inputs, or the Jacobian isn't finite.
+
+    Example:
+        >>> layer = nn.Linear(2, 2, bias=False)
+        >>> _ = layer.load_state_dict({"weight": torch.tensor([[3.0, 0.0], [0.0, 4.0]])})
+        >>> [round(value, 4) for value in jacobians(layer, (torch.ones(1, 2), None))[0].singular_values]
+        [4.0, 3.0]
+    """
+    check_counts(num_directions=num_directions, num_steps=num_steps, num_samples=num_samples)
+    inputs, _ = batch
+    with torch.inference_mode(False), torch.enable_grad(), untouched(model), torch.compiler.set_stance("force_eager"):
+        with frozen(model, inputs):
+            some = chosen(inputs, torch.arange(size_of(inputs))[:num_samples])
+            parts = parts_of(model, some)
+        generator = torch.Generator().manual_seed(seed)
+        return tuple(
+            measured(part, num_directions=num_directions, num_steps=num_steps, generator=generator) for part in parts
+        )
+
+
+def check_counts(**counts: int) -> None:
+    """Refuses counts below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise RequestError(f"{name} is {count}; expected at least 1.")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a network, on the graph of one forward pass.
+
+    Args:
+        name: of it.
+        starts: edges that stand for its input.
+        ends: edges that stand for its output.
+        num_samples: that went through.
+    """
+
+    name: str
+    starts: tuple[GradientEdge, ...]
+    ends: tuple[GradientEdge, ...]
+    num_samples: int
+
+
+def parts_of(model: nn.Module, inputs: object) -> list[Part]:
+    """The whole network and its stages, after a forward pass."""
+    leaves, arguments = with_gradients(inputs)
+    trace = Trace(model)
+    with sdpa_kernel(SDPBackend.MATH), trace.following():  # fused attention can't be differentiated twice
+        outputs = [tensor for tensor in tensors_in(call(model, arguments)) if tensor.requires_grad]
+        if not outputs:
+            raise RequestError("The outputs hold no tensor that depends on the inputs: there is no Jacobian.")
+        total = torch.stack([output.sum() for output in outputs]).sum()
+    begin = sources(leaves, trace)
+    assert total.grad_fn is not None, "a sum of what requires a gradient"
+    graph = Graph(total.grad_fn, begin)
+    trace.complete(graph)
+    additions, count = graph.additions(), size_of(inputs)
+    names = name_additions(graph, additions, trace.where)
+    trace.clear()
+    ends = tuple(get_gradient_edge(output) for output in outputs)
+    whole = Part("all", tuple(GradientEdge(node, 0) for node in begin if node in graph.place), ends, count)
+    if not whole.starts:
+        raise RequestError("The outputs don't depend on the inputs: there is no Jacobian.")
+    return [whole, *stages(graph, additions, names, count)]
+
+
+def stages(graph: Graph, additions: Sequence[Addition], names: Sequence[str], num_samples: int) -> list[Part]:
+    """Runs of blocks whose sums have one shape, each going on from the one before."""
+    runs = list[list[tuple[Addition, str]]]()
+    for addition, name in zip(additions, names, strict=True):
+        if runs and goes_on(graph, runs[-1][-1][0], addition):
+            runs[-1].append((addition, name))
+        else:
+            runs.append([(addition, name)])
+    titles = stage_names([[name for _, name in run] for run in runs])
+    parts = []
+    for title, run in zip(titles, runs, strict=True):
+        first, last = run[0][0], run[-1][0]
+        mask = mask_after(graph, last)
+        end: Node = graph.nodes[last.node if mask is None else mask]
+        start = GradientEdge(graph.nodes[first.fork], first.output)
+        parts.append(Part(title, (start,), (GradientEdge(end, 0),), num_samples))
+    return parts
+
+
+def goes_on(graph: Graph, before: Addition, addition: Addition) -> bool:
+    """Whether a block has the shape of another one, and nothing goes into it but through that one's sum."""
+    place = addition.fork
+    while place > before.node:
+        place = graph.dominator[place]
+    return place == before.node and addition.shape == before.shape
+
+
+def stage_names(runs: Sequence[Sequence[str]]) -> list[str]:
+    """A name for each run of blocks: what their names begin with, or its number where that tells nothing.
+
+    Example:
+        >>> stage_names([["layer1.0", "layer1.1"], ["layer2.0"]])
+        ['layer1', 'layer2']
+        >>> stage_names([["features.1"], ["features.2", "features.3"]])
+        ['stage 1', 'stage 2']
+    """
+    shared = []
+    for names in runs:
+        parts = zip(*(re.sub(r"#\d+$", "", name).split(".") for name in names), strict=False)
+        same = [found[0] for found in itertools.takewhile(lambda found: len(set(found)) == 1, parts)]
+        shared.append(".".join(same[:-1] if same and same[-1].isdigit() else same))
+    return [
+        name if name and name != "all" and shared.count(name) == 1 else f"stage {index}"
+        for index, name in enumerate(shared, start=1)
+    ]
+
+
+class Jacobian:
+    """The matrix (O, I) of a part, by its products with vectors.
+
+    Args:
+        part: whose it is; its graph stays whole.
+    """
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.inputs = [torch.Size(edge.node._input_metadata[edge.output_nr].shape) for edge in part.starts]
+        data = [edge.node._input_metadata[edge.output_nr] for edge in part.ends]
+        self.cotangents = [
+            torch.zeros(tuple(each.shape), dtype=each.dtype, device=each.device, requires_grad=True) for each in data
+        ]
+        self.pulled: list[Tensor | None] | None = None
+        some = self.cotangents[0].detach()  # half precision can't be made orthogonal
+        self.vector = some.new_empty(0, dtype=torch.promote_types(some.dtype, torch.float32))
+        self.num_rows = sum(cotangent.numel() for cotangent in self.cotangents)
+        self.num_columns = sum(shape.numel() for shape in self.inputs)
+
+    def _pull(self) -> list[Tensor | None]:
+        """The product with the transpose, as a function of the cotangents."""
+        return list(
+            torch.autograd.grad(self.part.ends, self.part.starts, self.cotangents, create_graph=True, allow_unused=True)
+        )
+
+    def direction(self, generator: torch.Generator, size: int) -> Tensor:
+        """A random vector of so many values, of length 1."""
+        vector = torch.randn(size, generator=generator).to(self.vector)
+        unit: Tensor = vector / vector.norm()
+        return unit
+
+    def dense(self) -> Tensor:
+        """All of it, (O, I): one product for each row."""
+        rows = torch.eye(self.num_rows, dtype=self.vector.dtype, device=self.vector.device)
+        return torch.stack([self.transposed(row) for row in rows])
+
+    def transposed(self, vector: Tensor) -> Tensor:
+        """The product of the transpose: (O) -> (I)."""
+        found = torch.autograd.grad(
+            self.part.ends, self.part.starts, like(vector, self.cotangents), retain_graph=True, allow_unused=True
+        )
+        parts = [
+            vector.new_zeros(shape) if part is None else part for part, shape in zip(found, self.inputs, strict=True)
+        ]
+        return joined(parts, vector)
+
+    def times(self, vector: Tensor) -> Tensor:
+        """The product: (I) -> (O)."""
+        self.pulled = self._pull() if self.pulled is None else self.pulled
+        pieces = vector.split([shape.numel() for shape in self.inputs])
+        pairs = [
+            (pulled, piece.view(shape).to(pulled))
+            for pulled, piece, shape in zip(self.pulled, pieces, self.inputs, strict=True)
+            if pulled is not None and pulled.requires_grad
+        ]
+        if not pairs:
+            return vector.new_zeros(self.num_rows)
+        outputs, tangents = zip(*pairs, strict=True)
+        try:
+            found = torch.autograd.grad(outputs, self.cotangents, tangents, retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            if "not implemented" not in str(error) and "once_differentiable" not in str(error):
+                raise
+            raise NoSecondDerivative(str(error)) from error
+        parts = [torch.zeros_like(c) if part is None else part for part, c in zip(found, self.cotangents, strict=True)]
+        return joined(parts, vector)
+
+
+def like(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """A vector cut into pieces of these shapes and types."""
+    pieces = vector.split([tensor.numel() for tensor in tensors])
+    return [piece.view(tensor.shape).to(tensor) for piece, tensor in zip(pieces, tensors, strict=True)]
+
+
+def joined(tensors: Sequence[Tensor], vector: Tensor) -> Tensor:
+    """All values in one row, of the type and on the device of ``vector``."""
+    return torch.cat([tensor.detach().reshape(-1).to(vector) for tensor in tensors])
+
+
+def measured(part: Part, *, num_directions: int, num_steps: int, generator: torch.Generator) -> JacobianRecord:
+    """The record of one part."""
+    jacobian = Jacobian(part)
+    if jacobian.num_rows <= min(2 * num_steps, ENOUGH // jacobian.num_columns):
+        values = svdvals(jacobian.dense(), part.name)
+        mean_square = sum(value**2 for value in values) / jacobian.num_rows
+    else:
+        mean_square = mean_square_of(jacobian, generator, count=num_directions)
+        num_steps = min(num_steps, max(2, ENOUGH // (jacobian.num_rows + jacobian.num_columns)))
+        try:
+            values = singular_values(jacobian, generator, num_steps=num_steps)
+        except NoSecondDerivative:
+            values = []
+    return JacobianRecord(part.name, mean_square, values[0] if values else math.nan, tuple(values), part.num_samples)
+
+
+class NoSecondDerivative(RuntimeError):
+    """Something in the model can be differentiated once only."""
+
+
+def mean_square_of(jacobian: Jacobian, generator: torch.Generator, *, count: int) -> float:
+    """Mean squared length of what so many random directions of the output are turned into."""
+    images = [jacobian.transposed(jacobian.direction(generator, jacobian.num_rows)) for _ in range(count)]
+    return torch.stack([image.double().square().sum() for image in images]).mean().item()
+
+
+def singular_values(jacobian: Jacobian, generator: torch.Generator, *, num_steps: int) -> list[float]:
+    """Golub-Kahan bidiagonalisation with full re-orthogonalisation: at most ``num_steps`` values, greatest first.
+
+    It begins on the side with fewer values. From the other one, which the Jacobian sends to zero for the most part,
+    rounding would grow with every step. A value that occurs several times is found once.
+    """
+    is_wide = jacobian.num_rows <= jacobian.num_columns
+    there, back = (jacobian.transposed, jacobian.times) if is_wide else (jacobian.times, jacobian.transposed)
+    diagonal, above = list[Tensor](), list[Tensor]()
+    smalls, larges = [jacobian.direction(generator, min(jacobian.num_rows, jacobian.num_columns))], list[Tensor]()
+    tiny = 100 * torch.finfo(jacobian.vector.dtype).eps
+    while True:
+        image = orthogonal(there(smalls[-1]), larges)
+        diagonal.append(image.norm())
+        scale = torch.stack(diagonal + above).amax()
+        if len(diagonal) == num_steps or not diagonal[-1] > tiny * scale:
+            break
+        larges.append(image / diagonal[-1])
+        image = back(larges[-1])
+        check_adjoint(torch.dot(image, smalls[-1]) / diagonal[-1])
+        image = orthogonal(image, smalls)
+        if not image.norm() > tiny * scale:
+            break
+        above.append(image.norm())
+        smalls.append(image / above[-1])
+    matrix = torch.diag(torch.stack(diagonal).double())
+    if above:
+        matrix += torch.diag(torch.stack(above).double(), 1)
+    return svdvals(matrix, jacobian.part.name)
+
+
+def check_adjoint(ratio: Tensor) -> None:
+    """Refuses two products that aren't each other's transposes; the ratio is 1 if they are."""
+    if abs(ratio.item() - 1) > 0.1:
+        raise NoSecondDerivative("A Function's backward pass leaves no graph, or rounding hides everything.")
+
+
+def svdvals(matrix: Tensor, name: str) -> list[float]:
+    """All singular values, greatest first; ``name`` is that of the part."""
+    if not matrix.isfinite().all():
+        raise RequestError(f"The Jacobian of {name} is not finite: values or weights are too large, or not numbers.")
+    values: list[float] = torch.linalg.svdvals(matrix).tolist()
+    return values
+
+
+def orthogonal(vector: Tensor, basis: Sequence[Tensor]) -> Tensor:
+    """What is left of a vector without its parts along others; twice, since once leaves rounding."""
+    for _ in range(2):
+        for other in basis:
+            vector = vector - torch.dot(other, vector) * other
+    return vector

@@ -1,0 +1,144 @@
+"""How far one can go from an image before the gradient at the input has nothing to do with what it was.
+
+In a deep network without shortcuts the gradient, taken along a line between two images, looks like white noise: it is
+shattered. What a step of training learns from one image then says nothing about the image beside it.
+
+Reference:
+    Balduzzi et al. 2017, arXiv:1702.08591. Deviates: they measure autocorrelation over a grid of inputs; here it is the
+    cosine with the gradient at the beginning of the way, and the way leads from one sample to another.
+
+Shape letters: N samples, P pairs, D all values of one sample.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reslab.errors import RequestError
+from reslab.probe.frozen import frozen
+from reslab.probe.inputs import call, chosen, mapped, size_of, tensors_in, with_gradients
+from reslab.probe.reading import Batch
+from reslab.probe.untouched import untouched
+from reslab.records import ShatteringRecord
+
+DISTANCES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0)
+"""Shares of the way; the verdict's limit, 1e-3, is well inside."""
+
+
+def shattering(
+    model: nn.Module, batch: Batch, *, distances: Sequence[float] = DISTANCES, num_pairs: int = 8, seed: int = 0
+) -> ShatteringRecord:
+    """Mean cosine between the gradients at ``a`` and at ``(1 - distance) a + distance b``, for pairs of samples.
+
+    The gradient is that of a random projection of the outputs, the same everywhere. Batch norms are frozen to the
+    statistics of the whole batch, so that samples don't depend on each other, and dropout is off, whatever mode the
+    model is in; see ``frozen``. A gradient of exactly zero has the cosine 0 with any other. Where the first
+    distance is already too far, ``half`` is that distance, an upper bound.
+
+    Args:
+        model: any; it is left as it was, bit for bit.
+        batch: inputs, of which the first dimension counts samples, and targets, which aren't looked at. What is no
+            floating-point tensor stays what it is for ``a``.
+        distances: rising, above 0 and up to 1.
+        num_pairs: P; no more than there are samples.
+        seed: for pairs and projection.
+
+    Raises:
+        RequestError: if there is no way from one input to another, as between words, or no gradient along it.
+
+    Example:
+        >>> shattering(nn.Linear(4, 2), (torch.randn(8, 4), None), distances=(0.1, 1.0)).half
+        inf
+    """
+    inputs, _ = batch
+    check_way(inputs, distances, num_pairs)
+    order = torch.randperm(size_of(inputs), generator=torch.Generator().manual_seed(seed))
+    start, end = chosen(inputs, order[:num_pairs]), chosen(inputs, order.roll(-1)[:num_pairs])
+    with torch.inference_mode(False), torch.enable_grad(), untouched(model), torch.compiler.set_stance("force_eager"):
+        with frozen(model, inputs):
+            before = gradients(model, start, seed=seed)
+            found = [
+                cosines(before, gradients(model, between(start, end, distance), seed=seed)).mean()
+                for distance in distances
+            ]
+        similarities, size = torch.stack(found).tolist(), before.abs().amax().item()
+    if not 0 < size < math.inf or not all(map(math.isfinite, similarities)):
+        found_size = "zero, as with a head that begins at zero" if size == 0 else "not finite"
+        raise RequestError(f"The gradient at the input is {found_size}: there is nothing to compare along the way.")
+    half = half_of(distances, similarities)
+    return ShatteringRecord(tuple(distances), tuple(similarities), half, num_pairs=len(before))
+
+
+def check_way(inputs: Any, distances: Sequence[float], num_pairs: int) -> None:
+    """Refuses what has no way from one sample to another, and distances that aren't on it."""
+    if not any(tensor.is_floating_point() for tensor in tensors_in(inputs)):
+        raise RequestError("Inputs are whole numbers, such as words: there is no way from one to another.")
+    if size_of(inputs) < 2:
+        raise RequestError("The batch has one sample; a way from one to another takes at least 2.")
+    if num_pairs < 1:
+        raise RequestError(f"num_pairs is {num_pairs}; expected at least 1.")
+    rises = all(near < far for near, far in itertools.pairwise(distances))
+    if not distances or not rises or not 0 < distances[0] <= distances[-1] <= 1:
+        raise RequestError(f"distances are {tuple(distances)}; expected rising shares of the way, above 0 and up to 1.")
+
+
+def between(start: Any, end: Any, distance: float) -> Any:
+    """What lies that share of the way from one nest of tensors to another."""
+    others = iter(list(tensors_in(end)))
+
+    def go(tensor: Tensor) -> Tensor:
+        other = next(others)
+        return torch.lerp(tensor, other, distance) if tensor.is_floating_point() else tensor
+
+    return mapped(start, go)
+
+
+def gradients(model: nn.Module, inputs: Any, *, seed: int) -> Tensor:
+    """The gradient at each sample of a random projection of the outputs, (P, D), in double precision."""
+    leaves, arguments = with_gradients(inputs)
+    outputs = [tensor for tensor in tensors_in(call(model, arguments)) if tensor.requires_grad]
+    if not outputs:
+        raise RequestError("The outputs hold no tensor that depends on the inputs: there is no gradient to follow.")
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.stack([(output * normal_like(output, generator)).sum() for output in outputs]).sum()
+    found = torch.autograd.grad(total, leaves, allow_unused=True)
+    count = size_of(inputs)
+    rows = [
+        torch.zeros_like(leaf) if gradient is None else gradient
+        for leaf, gradient in zip(leaves, found, strict=True)
+        if leaf.ndim and len(leaf) == count
+    ]
+    return torch.cat([row.flatten(1).double() for row in rows], dim=1)
+
+
+def normal_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal values of the same shape, the same on every device."""
+    return torch.randn(tensor.shape, generator=generator).to(tensor)
+
+
+def cosines(first: Tensor, second: Tensor) -> Tensor:
+    """Cosine of each pair of rows, (P, D) -> (P); 0 where one of them is zero."""
+    lengths = first.norm(dim=1) * second.norm(dim=1)
+    return torch.where(lengths == 0, 0.0, (first * second).sum(dim=1) / lengths)
+
+
+def half_of(distances: Sequence[float], similarities: Sequence[float]) -> float:
+    """Where the cosine falls below a half, on the straight line between two neighbours over the distance's logarithm.
+
+    Example:
+        >>> round(half_of((0.01, 0.1, 1.0), (0.9, 0.7, 0.3)), 3)
+        0.316
+    """
+    below = next((place for place, similarity in enumerate(similarities) if similarity < 0.5), None)
+    if below is None:
+        return math.inf
+    if below == 0:
+        return distances[0]
+    share = (similarities[below - 1] - 0.5) / (similarities[below - 1] - similarities[below])
+    return float(distances[below - 1] ** (1 - share) * distances[below] ** share)

@@ -1,0 +1,305 @@
+"""A lesion is what taking the branch out by hand gives: its last layer silenced, or the block replaced."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+import reslab
+from reslab.errors import RequestError
+from reslab.probe.lesion import lesions
+from reslab.probe.reading import read
+from reslab.probe.untouched import untouched
+
+
+def batch(num: int = 4, side: int = 32) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(num, 3, side, side, generator=generator), torch.arange(num) % 3
+
+
+def state_of(model: nn.Module) -> list[object]:
+    tensors = [tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())]
+    hooks = [
+        [len(hooks) for name, hooks in vars(m).items() if name.endswith("_hooks") and hooks] for m in model.modules()
+    ]
+    grads = [parameter.grad for parameter in model.parameters()]
+    return [tensors, [torch.get_rng_state()], [m.training for m in model.modules()], hooks, grads]
+
+
+def same(before: list[object], after: list[object]) -> bool:
+    tensors = all(torch.equal(a, b) for i in (0, 1) for a, b in zip(before[i], after[i], strict=True))
+    return tensors and before[2:4] == after[2:4] and all(a is b for a, b in zip(before[4], after[4], strict=True))
+
+
+@torch.no_grad()
+def settle(model: nn.Module) -> nn.Module:
+    """Weights and stored statistics such that each layer's part in the loss can be told from no part."""
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "layer_scale" in name or parameter.ndim == 1:
+            parameter.uniform_(0.5, 1.5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    model.train()(batch()[0])
+    return model
+
+
+def loss_by_hand(model: nn.Module, mode: str, data: tuple[Tensor, Tensor]) -> float:
+    """Of a model that may be used up."""
+    with torch.no_grad(), torch.random.fork_rng():
+        return F.cross_entropy(model.train(mode == "train")(data[0]), data[1]).item()
+
+
+class Zeros(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_a_lesion_of_resnet18_is_a_last_norm_that_gives_zeros(mode):
+    model = settle(torchvision.models.resnet18(num_classes=3))
+    found = lesions(model, batch(), F.cross_entropy, mode=mode)
+    assert found.loss == pytest.approx(loss_by_hand(copy.deepcopy(model), mode, batch()), rel=1e-6)
+    assert [lesion.name for lesion in found.lesions] == [f"layer{i}.{j}" for i in (1, 2, 3, 4) for j in (0, 1)]
+    for lesion in found.lesions:
+        silenced = copy.deepcopy(model)
+        silenced.get_submodule(lesion.name).bn2 = Zeros()
+        assert lesion.loss == pytest.approx(loss_by_hand(silenced, mode, batch()), rel=1e-6)
+        assert lesion.increase == lesion.loss - found.loss
+    assert len({found.loss, *(lesion.loss for lesion in found.lesions)}) == 9
+    assert found.not_cut == {}
+
+
+def silence(model: nn.Module, names: list[str]) -> nn.Module:
+    """A copy of which some parameters are 0."""
+    model = copy.deepcopy(model)
+    for name, parameter in model.named_parameters():
+        if name in names:
+            nn.init.zeros_(parameter)
+    return model
+
+
+CASES = {
+    # name of the network: how it is made, and the last parameters of a block's branch, by the block's name
+    "mobilenet_v2": (
+        lambda: torchvision.models.mobilenet_v2(num_classes=3),
+        lambda block: [f"{block}.conv.3.weight", f"{block}.conv.3.bias"],
+    ),
+    "regnet_y_400mf": (
+        lambda: torchvision.models.regnet_y_400mf(num_classes=3),
+        lambda block: [f"{block}.f.c.1.weight", f"{block}.f.c.1.bias"],
+    ),
+    "convnext": (
+        lambda: torchvision.models.ConvNeXt(
+            [
+                torchvision.models.convnext.CNBlockConfig(8, 16, 2),
+                torchvision.models.convnext.CNBlockConfig(16, None, 2),
+            ],
+            stochastic_depth_prob=0.5,
+            num_classes=3,
+        ),
+        lambda block: [f"{block}.layer_scale"],
+    ),
+    "vit": (
+        lambda: torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, dropout=0.1, num_classes=3),
+        lambda block: (
+            [f"{block}.out_proj.weight", f"{block}.out_proj.bias"]
+            if block.endswith("attention")
+            else [f"{block}.3.weight", f"{block}.3.bias"]
+        ),
+    ),
+    "preresnet20": (
+        lambda: reslab.create_model("preresnet20", 3),
+        lambda block: [f"{block}.conv2.weight"],
+    ),
+    "resnet8": (
+        lambda: reslab.create_model("resnet8", 3, shortcut="projection"),
+        lambda block: [f"{block}.bn2.weight", f"{block}.bn2.bias"],
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_lesion_is_a_branch_that_is_silenced(case, mode):
+    make, last = CASES[case]
+    torch.manual_seed(0)
+    model = settle(make())
+    if case == "vit":
+        nn.init.normal_(model.heads.head.weight)
+    torch.manual_seed(1)  # of the masks, in train mode
+    found = lesions(model, batch(), F.cross_entropy, mode=mode)
+    assert found.loss == pytest.approx(loss_by_hand(copy.deepcopy(model), mode, batch()), rel=1e-5)
+    assert len(found.lesions) >= 3
+    for lesion in found.lesions[:: math.ceil(len(found.lesions) / 5)]:
+        by_hand = loss_by_hand(silence(model, last(lesion.name)), mode, batch())
+        assert lesion.loss == pytest.approx(by_hand, rel=1e-5), lesion.name
+    distinct = {round(lesion.loss, 6) for lesion in found.lesions}
+    assert len(distinct) >= len(found.lesions) // 2, "the lesions can be told apart, but for dropped branches"
+
+
+def test_blocks_are_those_of_the_diagnosis():
+    model = settle(torchvision.models.regnet_y_400mf(num_classes=3))
+    with untouched(model):
+        blocks = read(model, batch(), F.cross_entropy).blocks
+    found = lesions(model, batch(), F.cross_entropy).lesions
+    assert [(lesion.index, lesion.name) for lesion in found] == [(block.index, block.name) for block in blocks]
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_as_it_was(training, mode):
+    model = reslab.create_model("resnet20", 3).train(training)
+    model(batch()[0]).sum().backward()
+    before = state_of(model)
+    first = lesions(model, batch(), F.cross_entropy, mode=mode)
+    assert same(before, state_of(model))
+    assert lesions(model, batch(), F.cross_entropy, mode=mode) == first
+
+
+class Counting(nn.Module):
+    """Has a buffer that each pass writes to, and the result depends on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+        self.branches = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        for branch in self.branches:
+            x = x + torch.tanh(branch(x))
+        return x * self.count
+
+
+def test_each_pass_begins_with_the_same_buffers():
+    model, data = Counting(), (torch.randn(5, 4), torch.arange(5) % 3)
+    found = lesions(model, data, F.cross_entropy)
+    for index, lesion in enumerate(found.lesions):
+        without = copy.deepcopy(model)
+        del without.branches[index]
+        assert lesion.loss == pytest.approx(F.cross_entropy(without(data[0]), data[1]).item(), rel=1e-6)
+
+
+def test_words_go_in_as_numbers():
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.mix, self.head = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, ids: Tensor, *, scale: float) -> Tensor:
+            x = self.embed(ids) * scale
+            return self.head((x + torch.relu(self.mix(x))).mean(1))
+
+    model, ids, labels = Words(), torch.arange(12).reshape(4, 3), torch.arange(4) % 3
+    (lesion,) = lesions(model, ({"ids": ids, "scale": 2.0}, labels), F.cross_entropy).lesions
+    by_hand = F.cross_entropy(model.head((model.embed(ids) * 2.0).mean(1)), labels)
+    assert lesion.loss == pytest.approx(by_hand.item(), rel=1e-6)
+
+
+def test_frozen_networks_are_studied_too():
+    model = settle(reslab.create_model("resnet20", 3))
+    expected = lesions(model, batch(), F.cross_entropy)
+    assert lesions(model.requires_grad_(False), batch(), F.cross_entropy) == expected
+
+
+def test_a_branch_that_is_zero_is_not_missed():
+    model = reslab.create_model("resnet8", 3, zero_init_residual=True)
+    found = lesions(model, batch(), F.cross_entropy, mode="train")
+    assert [lesion.increase for lesion in found.lesions] == [0.0] * 3
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_checkpointed_networks_are_studied_too(mode):
+    model, saving = (reslab.create_model("resnet8", 3, checkpoint_blocks=flag) for flag in (False, True))
+    saving.load_state_dict(settle(model).state_dict())
+    assert lesions(saving, batch(), F.cross_entropy, mode=mode) == lesions(model, batch(), F.cross_entropy, mode=mode)
+
+
+@pytest.mark.parametrize("name", ["plain20", "vgg20_cifar"])
+def test_a_network_without_shortcuts_has_no_lesions(name):
+    model = reslab.create_model(name, 3)
+    found = lesions(model, batch(), F.cross_entropy, mode="train")
+    assert (found.lesions, found.not_cut) == ((), {})
+    assert found.loss == pytest.approx(loss_by_hand(model, "train", batch()), rel=1e-6)
+
+
+class Partly(nn.Module):
+    """The second block's addition goes by unseen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + torch.tanh(self.one(x))
+        branch = torch.tanh(self.two(x))
+        with torch._C.DisableTorchFunction():
+            return x + branch
+
+
+def test_a_block_that_cannot_be_cut_is_named_and_the_others_are_studied():
+    found = lesions(Partly(), (torch.randn(5, 4), torch.arange(5) % 3), F.cross_entropy)
+    assert [lesion.index for lesion in found.lesions] == [0]
+    assert len(found.not_cut) == 1
+    assert "goes by unseen" in found.not_cut.popitem()[1]
+
+
+def test_a_loss_that_is_not_finite_is_reported_as_it_is():
+    class Logs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.log(x + self.branch(x).square() + 1)
+
+    data = torch.full((2, 3), -1.0), torch.tensor([0, 1])
+    (lesion,) = lesions(Logs(), data, lambda out, _: out.sum()).lesions
+    assert lesion.loss == -math.inf
+
+
+class Fickle(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch, self.passes = nn.Linear(4, 4), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return (torch.relu(x) if self.passes > 1 else torch.tanh(x)) + self.branch(x)
+
+
+class Breaking(Fickle):
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        if self.passes > 1:
+            raise KeyError("broken")
+        return x + self.branch(x)
+
+
+class Remembering(Fickle):
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return self.passes * x + self.branch(x)
+
+
+@pytest.mark.parametrize(("kind", "error"), [(Fickle, RequestError), (Remembering, RequestError), (Breaking, KeyError)])
+def test_a_model_is_left_as_it_was_after_an_error_too(kind, error):
+    model, data = kind(), (torch.randn(5, 4), torch.arange(5) % 3)
+    before = state_of(model)
+    with pytest.raises(error):
+        lesions(model, data, F.cross_entropy)
+    assert same(before, state_of(model))
+
+
+def test_a_loss_that_is_no_scalar_is_refused():
+    model = reslab.create_model("resnet8", 3)
+    with pytest.raises(RequestError, match="expected a scalar"):
+        lesions(model, batch(), lambda out, labels: F.cross_entropy(out, labels, reduction="none"))
