@@ -207,7 +207,24 @@ def test_zero_init_changes_nothing_but_the_last_scale_of_each_branch():
         create_seeded("resnet20", zero_init_residual=True).state_dict(),
     )
     changed = {key for key, value in ordinary.items() if not torch.equal(value, zeroed[key])}
-    assert changed == {f"layer{stage}.{block}.bn2.weight" for stage in (1, 2, 3) for block in range(3)}
+    padding = {"layer2.0.bn2.weight", "layer3.0.bn2.weight"}
+    assert changed == {f"layer{stage}.{block}.bn2.weight" for stage in (1, 2, 3) for block in range(3)} - padding
+
+
+@pytest.mark.parametrize("name", ["resnet20", "preresnet20"])
+def test_zero_init_leaves_no_channel_without_a_gradient(name):
+    """Channels that a shortcut pads would be 0, and a rectifier hands nothing back there."""
+    net = create_seeded(name, zero_init_residual=True).train()
+    images = torch.randn(4, 3, 16, 16)
+    for _ in range(2):
+        net.zero_grad()
+        torch.nn.functional.cross_entropy(net(images), torch.arange(4)).backward()
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.sub_(0.1 * parameter.grad)
+    for _, block in net.blocks():
+        last = block.bn2.weight if name == "resnet20" else block.conv2.weight
+        assert (last.grad.flatten(1) if last.ndim > 1 else last.grad[:, None]).any(dim=1).all()
 
 
 def test_dropout_acts_in_training_only():

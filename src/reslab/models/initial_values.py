@@ -10,6 +10,7 @@
 | Fixup: last of branch, head  | 0                                 | 0                              |
 | NormFree: last of branch     | gain 0, others 1                  | 0                              |
 | zero_init_residual           | last norm, or last convolution, 0 |                                |
+|   but where a shortcut pads  | as above                          |                                |
 
 L counts blocks, m the convolutions of a branch.
 """
@@ -27,6 +28,7 @@ from torch.nn.modules.conv import _ConvNd
 from reslab.layers.connections import Fixup, NormFree
 from reslab.layers.junction import GatedAdd
 from reslab.layers.nd import Standardised
+from reslab.layers.shortcut import ZeroPad
 from reslab.models.block import last_layer
 
 if TYPE_CHECKING:
@@ -101,8 +103,14 @@ def start_fixup(model: ResNet) -> None:
 
 
 def zero_branches(model: ResNet) -> None:
-    """Every branch starts as F(x) = 0, by its last norm, or where it ends in a convolution by that."""
+    """Every branch starts as F(x) = 0, by its last norm, or where it ends in a convolution by that.
+
+    Not where the shortcut pads: the new channels would be exactly 0 for every image, and a rectifier hands no gradient
+    back at 0, so that they would stay 0 for ever.
+    """
     for _, block in model.blocks():
+        if isinstance(block.downsample, ZeroPad):
+            continue
         layer = last_layer(block)
         nn.init.zeros_(layer.gain if isinstance(layer, Standardised) else layer.weight)  # type: ignore[arg-type]
 

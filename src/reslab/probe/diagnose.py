@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from reslab.errors import RequestError
 from reslab.probe.checks import check_batch, check_model
+from reslab.probe.depth import measure_depth
 from reslab.probe.inputs import call, mapped
 from reslab.probe.reading import Batch, LossFn, read
 from reslab.probe.untouched import untouched
 from reslab.probe.verdict.evidence import Evidence
 from reslab.probe.verdict.judge import judge
-from reslab.records import BlockFlowRecord, FindingRecord, ReadingRecord, VerdictRecord, encode
+from reslab.records import (
+    BlockFlowRecord,
+    DepthRecord,
+    FindingRecord,
+    LossRecord,
+    ReadingRecord,
+    VerdictRecord,
+    encode,
+)
 
 
 @dataclass(frozen=True)
@@ -25,10 +35,14 @@ class Diagnosis:
     Args:
         readings: in order of step.
         judged: what the rules say of them.
+        depth: what else was measured, if it was asked for.
+        losses: of each step that was watched.
     """
 
     readings: tuple[ReadingRecord, ...]
     judged: VerdictRecord
+    depth: DepthRecord | None = None
+    losses: tuple[LossRecord, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -52,14 +66,27 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, in plain types."""
-        return {**asdict(self.judged), "readings": [asdict(reading) for reading in self.readings]}
+        return {
+            **asdict(self.judged),
+            "readings": [asdict(reading) for reading in self.readings],
+            "depth": None if self.depth is None else asdict(self.depth),
+            "losses": [asdict(record) for record in self.losses],
+        }
 
     def to_json(self) -> str:
         """All of it, as one JSON object."""
         return encode(self.to_dict(), indent=2)
 
 
-def diagnose(model: nn.Module, batch: Batch, loss_fn: LossFn, *, step: int | None = None) -> Diagnosis:
+def diagnose(
+    model: nn.Module,
+    batch: Batch,
+    loss_fn: LossFn,
+    *,
+    depth: Literal["quick", "full"] = "quick",
+    twin: bool = False,
+    step: int | None = None,
+) -> Diagnosis:
     """Runs one batch forward and backward, looks at what happens, and says what is wrong.
 
     The model is left as it was, bit for bit: parameters, buffers, gradients, mode, hooks, and the random numbers too.
@@ -70,6 +97,8 @@ def diagnose(model: nn.Module, batch: Batch, loss_fn: LossFn, *, step: int | Non
         batch: inputs and targets, on the model's device: a tensor, a tuple of arguments or a dict of keywords for the
             model, and what ``loss_fn`` takes besides its outputs.
         loss_fn: outputs and targets to a scalar, such as ``torch.nn.functional.cross_entropy``.
+        depth: ``full`` also measures paths, shattering, Jacobians, lesions, curvature and noise: some hundred passes.
+        twin: also runs the same weights with all shortcuts cut, for the pictures.
         step: how many steps it was trained for; some things are by design before the first one only. By default what
             its batch norms have counted, or 0.
 
@@ -84,19 +113,32 @@ def diagnose(model: nn.Module, batch: Batch, loss_fn: LossFn, *, step: int | Non
     """
     check_model(model)
     check_batch(batch)
+    if depth not in ("quick", "full"):
+        raise RequestError(f"depth is quick or full, got {depth!r}.")
     step = batches_seen(model) if step is None else step
     with torch.inference_mode(False), untouched(model), torch.compiler.set_stance("force_eager"):
         eval_loss = loss_in_eval_mode(model, batch, loss_fn) if step else None
         with torch.enable_grad():
             reading = read(model if model.training else model.train(), batch, loss_fn, step=step)
-    reading = replace(reading, eval_loss=eval_loss)
-    return Diagnosis((reading,), judge(Evidence((reading,))))
+    reading, measured = replace(reading, eval_loss=eval_loss), None
+    if depth == "full" or twin:
+        with untouched(model):
+            model.train()
+            measured = measure_depth(
+                model, batch, loss_fn, is_full=depth == "full", twin=twin, is_trained=step >= SETTLED
+            )
+    return Diagnosis((reading,), judge(Evidence((reading,), depth=measured)), measured)
+
+
+SETTLED = 20
+"""Batches from which a batch norm's stored statistics are worth something, with the usual momentum of a tenth."""
 
 
 def batches_seen(model: nn.Module) -> int:
-    """What its batch norms have counted; 0 without any."""
+    """What its batch norms have counted; 0 without any, and for a few batches, as of a trial run."""
     counts = [module.num_batches_tracked for module in model.modules() if isinstance(module, _BatchNorm)]
-    return max((int(count) for count in counts if count is not None), default=0)
+    seen = max((int(count) for count in counts if count is not None), default=0)
+    return seen if seen >= SETTLED else 0
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ from reslab.probe.frozen import frozen
 from reslab.probe.graph import Addition, Graph
 from reslab.probe.inputs import call, chosen, size_of, tensors_in, with_gradients
 from reslab.probe.reading import Batch, sources
+from reslab.probe.split import mask_after
 from reslab.probe.trace import Trace, name_additions
 from reslab.probe.untouched import untouched
 from reslab.records import JacobianRecord

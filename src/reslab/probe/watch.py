@@ -154,7 +154,7 @@ class Watch:
         """The verdict over what has been read so far."""
         if not self.readings:
             raise RequestError("Nothing has been read: no call of the model in train mode was followed by backward().")
-        return Diagnosis(self.readings, judge(Evidence(self.readings, self.losses)))
+        return Diagnosis(self.readings, judge(Evidence(self.readings, self.losses)), losses=self.losses)
 
 
 def watch(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from reslab.records.surface import CurvatureRecord
+
 
 @dataclass(frozen=True)
 class PathRecord:
@@ -108,6 +110,8 @@ class DepthRecord:
         lesions: of each block.
         loss: of the whole network, that lesions are compared with.
         twin: with the shortcuts cut.
+        curvature: of the loss around the weights.
+        noise_scale: samples at which the gradient's noise is as large as itself.
         not_measured: name of a field to the reason.
     """
 
@@ -117,4 +121,6 @@ class DepthRecord:
     lesions: tuple[LesionRecord, ...] = ()
     loss: float | None = None
     twin: TwinRecord | None = None
+    curvature: CurvatureRecord | None = None
+    noise_scale: float | None = None
     not_measured: dict[str, str] = field(default_factory=dict)

@@ -66,15 +66,17 @@ def _letter_width(letter: str) -> float:
 
 @dataclass
 class Canvas:
-    """Collects shapes and writes them as SVG. A ``look`` is a name of ``LOOKS``.
+    """Collects shapes and writes them as SVG. A ``look`` is a name of ``looks``.
 
     Args:
         width: of the picture.
         shapes: so far.
+        looks: name to style in a light and in a dark surrounding.
     """
 
     width: float
     shapes: list[str] = field(default_factory=list)
+    looks: dict[str, tuple[str, str]] = field(default_factory=lambda: LOOKS)
 
     def add(self, tag: str, look: str, content: str = "", **attributes: float | str) -> None:
         """One shape."""
@@ -118,7 +120,7 @@ class Canvas:
 
     def svg(self, height: float, *, title: str, description: str) -> str:
         """The whole picture."""
-        light, dark = ("".join(f".{name}{{{style[side]}}}" for name, style in LOOKS.items()) for side in (0, 1))
+        light, dark = ("".join(f".{name}{{{style[side]}}}" for name, style in self.looks.items()) for side in (0, 1))
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{self.width:g}" height="{height:g}"'
             f' viewBox="0 0 {self.width:g} {height:g}" role="img" font-family={quoteattr(FONT)}>\n'

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from reslab.probe.verdict.evidence import Evidence, NotChecked
 from reslab.probe.verdict.rule import Found, Rule
+from reslab.records import ParameterRecord
 
 LARGE, SMALL = 5.0, 0.02
 """Root mean square of the input's values, beyond which it is hardly normalised."""
@@ -126,17 +128,28 @@ def some_get_no_gradient(evidence: Evidence) -> Found | None:
             actions=("look for detach(), no_grad() or .data after them", "remove them, if they are not used"),
             would_change="another batch that goes another way through the network",
         )
-    share = sum(math.prod(p.shape) for p in frozen) / total
-    if share <= FROZEN:
+    share, between = sum(math.prod(p.shape) for p in frozen) / total, frozen_between(parameters)
+    if share <= FROZEN and not between:
         return None
+    where = frozen[0].name if share > FROZEN else between[0].name
+    place = "" if share > FROZEN else ", between layers that train"
     return Found(
-        where=frozen[0].name,
+        where=where,
         number=share,
-        threshold=FROZEN,
-        sentence=f"{share:.0%} of all weights are frozen (requires_grad is False), beginning with {frozen[0].name}.",
+        threshold=FROZEN if share > FROZEN else 0,
+        sentence=f"{share:.0%} of all weights are frozen (requires_grad is False), beginning with {where}{place}.",
         actions=("requires_grad_(True), unless they were trained before and are to stay as they are",),
         would_change="weights that were trained before: then it is by design",
     )
+
+
+def frozen_between(parameters: Sequence[ParameterRecord]) -> list[ParameterRecord]:
+    """Frozen weights of layers that have layers which train before and behind them."""
+    layers = [p for p in parameters if len(p.shape) > 1 and p.name.endswith("weight")]
+    training = [place for place, p in enumerate(layers) if p.is_trainable]
+    if not training:
+        return []
+    return [p for p in layers[training[0] : training[-1]] if not p.is_trainable]
 
 
 RULES = (

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reslab.records import CurvatureRecord, DepthRecord, LossRecord, ReadingRecord
+from reslab.records import DepthRecord, LossRecord, ReadingRecord
 
 FEW = 8
 """Places below which a line through them says nothing of the depth."""
@@ -25,13 +25,11 @@ class Evidence:
         readings: of one network, in order of step; at least one.
         losses: of the training that they belong to, step by step, where they are known.
         depth: what more was measured of the network as it is now, if anything.
-        curvature: of the loss there.
     """
 
     readings: tuple[ReadingRecord, ...]
     losses: tuple[LossRecord, ...] = ()
     depth: DepthRecord | None = None
-    curvature: CurvatureRecord | None = None
 
     @property
     def now(self) -> ReadingRecord:
@@ -109,8 +107,12 @@ class Profile:
         return self.decades[0] - self.decades[-1]
 
 
-def flow_profile(reading: ReadingRecord) -> Profile:
+def flow_profile(reading: ReadingRecord, *, few: int = FEW) -> Profile:
     """Of the residual additions, or of the layers where there are too few of these.
+
+    Args:
+        reading: with both.
+        few: places below which there is none.
 
     Raises:
         NotChecked: if there are too few of both, or if a gradient is 0 or not finite: other rules tell of that.
@@ -122,8 +124,8 @@ def flow_profile(reading: ReadingRecord) -> Profile:
         layers = [layer for layer in reading.layers if not math.isnan(layer.grad_norm)]
         names = [layer.name for layer in layers]
         norms, per_block, unit = [layer.grad_norm for layer in layers], 2, "layer"
-    if len(norms) < FEW:
-        raise NotChecked(f"a line through {len(norms)} places says nothing; it takes {FEW}")
+    if len(norms) < few:
+        raise NotChecked(f"a line through {len(norms)} places says nothing; it takes {few}")
     if not all(math.isfinite(norm) and norm > 0 for norm in norms):
         raise NotChecked("some gradients are 0 or not finite")
     return Profile(tuple(names), tuple(map(math.log10, norms)), per_block, unit)

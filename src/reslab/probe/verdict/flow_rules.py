@@ -5,7 +5,7 @@ A gradient of 1e-9 may be healthy and one of 1 sick: what counts is how it chang
 
 from __future__ import annotations
 
-from reslab.probe.verdict.evidence import Evidence, flow_profile
+from reslab.probe.verdict.evidence import Evidence, NotChecked, flow_profile
 from reslab.probe.verdict.rule import Found, Rule
 
 GROWTH = {"layer": 0.10, "block": 0.12}
@@ -13,10 +13,16 @@ STRAIGHT, DECADES = 0.95, 2.5
 """Decades per block, R squared of the line, and decades in all, from which growth is exponential and matters.
 
 A plain network with batch norm grows by 0.15 decades per two layers at any depth; a residual one by less the deeper it
-is: 0.07 at 9 blocks, 0.025 at 27, 0.011 at 54. RegNet has 0.11 in 22 blocks, and trains.
+is: 0.07 at 9 blocks, 0.025 at 27, 0.011 at 54 (tests/probe/test_diagnose.py).
 """
-SHRINKING, LOST, HARDLY_STRAIGHT = -0.05, -3.0, 0.8
-"""Decades per block, decades in all, R squared: one step down is a gate or a gain near 0, no illness of depth."""
+STEEP, HARDLY_STRAIGHT = 2.0, 0.8
+"""So many times the growth is enough on a line that is less straight."""
+SHRINKING, LOST = -0.05, -3.0
+"""Decades per block, and in all: one step down is a gate or a gain near 0, no illness of depth."""
+FEW_LOST = 5
+"""Places from which it can be lost."""
+SHATTERED = 1e-3
+"""Share of the way between two images; residual networks of 110 layers keep their gradient 15 times as far."""
 
 
 def grows_exponentially(evidence: Evidence) -> Found | None:
@@ -24,7 +30,9 @@ def grows_exponentially(evidence: Evidence) -> Found | None:
     profile = flow_profile(evidence.now)
     line = profile.line
     growth = -line.slope
-    if growth < GROWTH[profile.unit] or line.fit < STRAIGHT or profile.growth < DECADES:
+    is_steep = growth >= STEEP * GROWTH[profile.unit] and line.fit >= HARDLY_STRAIGHT
+    is_straight = growth >= GROWTH[profile.unit] and line.fit >= STRAIGHT
+    if not (is_straight or is_steep) or profile.growth < DECADES:
         return None
     has_shortcuts = profile.unit == "block"
     return Found(
@@ -47,7 +55,7 @@ def grows_exponentially(evidence: Evidence) -> Found | None:
 
 def vanishes(evidence: Evidence) -> Found | None:
     """GRAD_VANISH: the gradient is lost on its way to the input."""
-    profile = flow_profile(evidence.now)
+    profile = flow_profile(evidence.now, few=FEW_LOST)
     line = profile.line
     if -line.slope > SHRINKING or profile.growth > LOST or line.fit < HARDLY_STRAIGHT:
         return None
@@ -70,7 +78,28 @@ def vanishes(evidence: Evidence) -> Found | None:
     )
 
 
+def is_shattered(evidence: Evidence) -> Found | None:
+    """SHATTERED: the gradient at one image says nothing about the image beside it."""
+    found = None if evidence.depth is None else evidence.depth.shattering
+    if found is None:
+        raise NotChecked("shattering was not measured; depth='full' does")
+    if found.half >= SHATTERED:
+        return None
+    return Found(
+        where="the input",
+        number=found.half,
+        threshold=SHATTERED,
+        sentence=(
+            f"{found.half:.1g} of the way from one image to another, the gradient at the input has already lost half of"
+            " its likeness with what it was: it is close to noise, however large it is."
+        ),
+        actions=("add shortcuts", "take fewer layers"),
+        would_change="a network of this depth with the same number that is known to train",
+    )
+
+
 RULES = (
     Rule("GRAD_EXP_GROWTH", "critical", "measured", 30, grows_exponentially, is_cause=True),
     Rule("GRAD_VANISH", "critical", "measured", 30, vanishes, is_cause=True),
+    Rule("SHATTERED", "critical", "measured", 33, is_shattered, "whole"),
 )

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from reslab.probe.verdict.evidence import FEW, Evidence, NotChecked, line_through
 from reslab.probe.verdict.rule import Found, Rule
-from reslab.records import BlockFlowRecord
+from reslab.records import BlockFlowRecord, LayerFlowRecord
 
 DOUBLING, STRAIGHT = 0.10, 0.9
 """Decades per block of the stream's variance, and R squared of the line; a doubling per block is 0.30."""
 LEAST_VARIANCE = 1e-5
+ALIKE, MANY_ALIKE = 0.93, 15
+"""Cosine between two samples' values, and layers in a row that have it. VGG-19 without norms has ten such layers."""
+SHIFTED = 10.0
 SILENT = 1e-6
 DEAD_LAYER, DEAD_NETWORK, ENOUGH_POSITIONS = 0.5, 0.2, 512
+DEAD_LAYER_OF_FEW, FEW_POSITIONS = 0.9, 32
+"""Share of a layer's channels, of the network's; and what it takes where a channel is seen at few positions."""
 SATURATED_LAYER = 0.5
 
 
@@ -48,43 +54,90 @@ def stream_collapses(evidence: Evidence) -> Found | None:
     """ACT_COLLAPSE: hardly anything is left of the differences between samples."""
     blocks = [block for block in evidence.now.blocks if not (evidence.at_start and is_silent(block))]
     seen = [(block.name, block.stream.variance) for block in blocks if block.stream is not None]
-    if not seen:
-        raise NotChecked("no residual addition was seen whose branch does something yet")
-    name, least = min(seen, key=lambda found: found[1])
-    if least >= LEAST_VARIANCE:
+    layers = [layer for layer in evidence.now.layers if math.isfinite(layer.likeness)]
+    if not seen and len(layers) < MANY_ALIKE:
+        raise NotChecked("too few layers and no residual addition were seen whose branch does something yet")
+    name, least = min(seen, key=lambda found: found[1], default=("", math.inf))
+    if least < LEAST_VARIANCE:
+        return Found(
+            where=name,
+            number=least,
+            threshold=LEAST_VARIANCE,
+            sentence=f"At {name} a channel hardly varies (variance {least:.1g}): what follows sees a constant.",
+            actions=(
+                "look for a layer whose weights or inputs are near zero before it",
+                "raise the gain of the initialisation",
+            ),
+            would_change="a norm right after it, which would restore the scale",
+        )
+    row = longest_row(layers)
+    if len(row) < MANY_ALIKE:
+        return None
+    likest = max(row, key=lambda layer: layer.likeness)
+    return Found(
+        where=row[0].name,
+        number=likest.likeness,
+        threshold=ALIKE,
+        sentence=(
+            f"From {row[0].name} on, through {len(row)} layers in a row, two samples look the same (cosine up to"
+            f" {likest.likeness:.3f}): the depth has washed out what tells them apart."
+        ),
+        actions=("add shortcuts", "add a norm after each layer", "take fewer layers"),
+        would_change="samples that are as alike at the input",
+    )
+
+
+def longest_row(layers: Sequence[LayerFlowRecord]) -> list[LayerFlowRecord]:
+    """The longest run of layers in which samples look the same."""
+    best, row = list[LayerFlowRecord](), list[LayerFlowRecord]()
+    for layer in layers:
+        row = [*row, layer] if layer.likeness > ALIKE else []
+        best = max(best, row, key=len)
+    return best
+
+
+def means_shift(evidence: Evidence) -> Found | None:
+    """MEAN_SHIFT: channels of the stream keep an offset that grows along the depth, all samples alike."""
+    blocks = [block for block in evidence.now.blocks if not (evidence.at_start and is_silent(block))]
+    streams = [(block.name, block.stream) for block in blocks if block.stream is not None]
+    ratios = [(name, stream.mean_square / stream.variance) for name, stream in streams if stream.variance > 0]
+    if len(ratios) < FEW:
+        raise NotChecked(f"the stream is seen at {len(ratios)} additions only; it takes {FEW}")
+    (first_name, first), (name, last) = ratios[0], ratios[-1]
+    if last <= SHIFTED or last <= 2 * first:
         return None
     return Found(
         where=name,
-        number=least,
-        threshold=LEAST_VARIANCE,
-        sentence=f"At {name} a channel's values hardly differ (variance {least:.1g}): what follows sees a constant.",
-        actions=(
-            "look for a layer whose weights or inputs are near zero before it",
-            "raise the gain of the initialisation",
+        number=last,
+        threshold=SHIFTED,
+        sentence=(
+            f"The squared mean of a channel over its variance grows from {first:.2g} at {first_name} to {last:.3g} at"
+            f" {name}: most of what flows there is the same for all samples."
         ),
-        would_change="a norm right after it, which would restore the scale",
+        actions=("standardise the weights", "a norm in each branch", "an activation with mean 0"),
+        would_change="a norm before the head, which takes the mean away",
     )
 
 
 def units_are_dead(evidence: Evidence) -> Found | None:
     """DEAD_RELU: rectifiers that no input makes active; they get no gradient, so that they stay as they are."""
-    layers = [
-        unit for unit in evidence.now.activations if unit.kind == "Relu" and unit.num_positions >= ENOUGH_POSITIONS
-    ]
-    if has_silent_branches(evidence):  # the channels that a shortcut pads are 0 until the branches speak
+    layers = [unit for unit in evidence.now.activations if unit.kind == "Relu" and unit.num_positions >= FEW_POSITIONS]
+    if any(map(is_silent, evidence.now.blocks)):  # the channels that a shortcut pads are 0 until the branches speak
         layers = [unit for unit in layers if not unit.follows_addition]
     if not layers:
-        raise NotChecked(f"no rectifier was seen at {ENOUGH_POSITIONS} positions: take a larger batch")
+        raise NotChecked(f"no rectifier was seen at {FEW_POSITIONS} positions: take a larger batch")
     dead = sum(layer.share * layer.num_channels for layer in layers)
     share = dead / sum(layer.num_channels for layer in layers)
     worst = max(layers, key=lambda layer: layer.share)
-    if worst.share <= DEAD_LAYER and share <= DEAD_NETWORK:
+    is_well_seen = all(layer.num_positions >= ENOUGH_POSITIONS for layer in layers)
+    limit = DEAD_LAYER if worst.num_positions >= ENOUGH_POSITIONS else DEAD_LAYER_OF_FEW
+    is_layer = worst.share > limit
+    if not is_layer and not (share > DEAD_NETWORK and is_well_seen):
         return None
-    is_layer = worst.share > DEAD_LAYER
     return Found(
         where=worst.name,
         number=worst.share if is_layer else share,
-        threshold=DEAD_LAYER if is_layer else DEAD_NETWORK,
+        threshold=limit if is_layer else DEAD_NETWORK,
         sentence=(
             f"{worst.share:.0%} of the {worst.num_channels} channels of {worst.name or 'a rectifier'} are never active"
             f" in this batch, {share:.0%} of all in the network: no gradient reaches them, so that they don't recover."
@@ -94,16 +147,12 @@ def units_are_dead(evidence: Evidence) -> Found | None:
     )
 
 
-def has_silent_branches(evidence: Evidence) -> bool:
-    """Whether some branches start at zero, and nothing was trained yet."""
-    return evidence.at_start and any(map(is_silent, evidence.now.blocks))
-
-
 def is_silent(block: BlockFlowRecord) -> bool:
     """Whether a branch adds next to nothing to what there is."""
-    if block.branch is None or block.shortcut is None or block.shortcut.variance == 0:
+    if block.branch is None or block.shortcut is None:
         return False
-    return block.branch.variance <= SILENT * block.shortcut.variance
+    there = block.shortcut.variance + block.shortcut.mean_square
+    return there > 0 and block.branch.variance + block.branch.mean_square <= SILENT * there
 
 
 def units_are_saturated(evidence: Evidence) -> Found | None:
@@ -128,6 +177,7 @@ def units_are_saturated(evidence: Evidence) -> Found | None:
 RULES = (
     Rule("ACT_EXPLODE", "critical", "literature", 20, stream_explodes, is_cause=True),
     Rule("ACT_COLLAPSE", "warning", "tool", 40, stream_collapses),
-    Rule("DEAD_RELU", "warning", "tool", 25, units_are_dead, is_cause=True),
+    Rule("MEAN_SHIFT", "warning", "literature", 65, means_shift),
+    Rule("DEAD_RELU", "warning", "tool", 32, units_are_dead, is_cause=True),
     Rule("SATURATED", "warning", "tool", 25, units_are_saturated, is_cause=True),
 )

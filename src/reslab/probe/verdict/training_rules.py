@@ -9,9 +9,13 @@ from reslab.probe.verdict.evidence import Evidence, NotChecked
 from reslab.probe.verdict.rule import Found, Rule
 from reslab.records import ReadingRecord, UpdateRecord
 
-FAST, SLOW, STUCK = -0.5, -4.0, 0.8
-"""Decades of update over weight, in the median weight: a third of it in one step, or a ten thousandth; and the share of
-the loss that must be left for steps to be called too small."""
+FAST, FAST_IN_VAIN = -0.9, -1.5
+"""Decades of update over weight, in the median weight: an eighth of it in one step; or less, if the loss doesn't fall.
+
+Muon, whose steps are large by design, has -1.1."""
+SLOW, SLOWEST, STUCK = -3.7, -2.6, 0.6
+"""The same of steps that are too small, in the median weight and in the fastest; and the share of the loss that is
+left."""
 LEFT_OVER = 0.1
 CLIPPED, OFTEN, FEW_STEPS = 0.95, 0.5, 4
 DECAYING = 2.0
@@ -31,19 +35,20 @@ def steps_of(evidence: Evidence) -> list[tuple[ReadingRecord, UpdateRecord]]:
 
 def weights_move_wrongly(evidence: Evidence) -> Found | None:
     """UPDATE_RATIO: steps that are far too large or far too small for the weights."""
-    ratios = [(ratio, reading, update) for reading, update in steps_of(evidence) if (ratio := typical_ratio(reading))]
-    if not ratios:
+    steps = [(ratios, reading, update) for reading, update in steps_of(evidence) if (ratios := ratios_of(reading))]
+    if not steps:
         raise NotChecked("no weight with more than one dimension was updated")
-    largest, reading, update = max(ratios, key=lambda found: found[0])
-    typical = statistics.median(ratio for ratio, _, _ in ratios)
-    if largest > FAST:
+    ratios, reading, update = max(steps, key=lambda found: statistics.median(found[0]))
+    largest, left = statistics.median(ratios), loss_left(evidence)
+    if largest > FAST or (largest > FAST_IN_VAIN and left >= 1):
         return Found(
             where="the optimiser",
             number=largest,
-            threshold=FAST,
+            threshold=FAST if largest > FAST else FAST_IN_VAIN,
             sentence=(
                 f"At step {reading.step} {update.optimizer} changed the typical weight by {10**largest:.2g} of its own"
-                f" size in one step, with a learning rate of {update.lr:.3g}; about a thousandth is usual."
+                f" size in one step, with a learning rate of {update.lr:.3g}; about a thousandth to a hundredth is"
+                " usual."
             ),
             actions=(
                 f"lower the learning rate to about {update.lr * 10 ** (-2.5 - largest):.1g}",
@@ -53,8 +58,10 @@ def weights_move_wrongly(evidence: Evidence) -> Found | None:
             would_change="a loss that falls all the same",
             severity="critical",
         )
-    if typical >= SLOW or loss_left(evidence) < STUCK:
-        return None
+    typical = statistics.median(statistics.median(ratios) for ratios, _, _ in steps)
+    fastest = statistics.median(ratios[-1] for ratios, _, _ in steps)
+    if typical >= SLOW or fastest >= SLOWEST or left < STUCK or clipped_share(evidence) > OFTEN:
+        return None  # clipped steps are the business of CLIP_ALWAYS
     return Found(
         where="the optimiser",
         number=typical,
@@ -76,13 +83,15 @@ def loss_left(evidence: Evidence) -> float:
     return last / first if first > 0 else 1.0
 
 
+def ratios_of(reading: ReadingRecord) -> list[float]:
+    """log10(update / weight) of all weights that moved, rising."""
+    pairs = [(p.update_norm, p.weight_norm) for p in reading.parameters if len(p.shape) > 1]
+    return sorted(math.log10(update / weight) for update, weight in pairs if update and 0 < weight < math.inf > update)
+
+
 def typical_ratio(reading: ReadingRecord) -> float | None:
-    """Median over the weights of log10(update / weight); None without any that moved."""
-    moved = [p for p in reading.parameters if p.update_norm and len(p.shape) > 1 and p.weight_norm]
-    ratios = [
-        math.log10(p.update_norm / p.weight_norm) for p in moved if p.update_norm and math.isfinite(p.update_norm)
-    ]
-    return statistics.median(ratios) if ratios else None
+    """That of the median weight; None without any that moved."""
+    return statistics.median(ratios) if (ratios := ratios_of(reading)) else None
 
 
 def gradients_accumulate(evidence: Evidence) -> Found | None:
@@ -110,25 +119,31 @@ def clips_always(evidence: Evidence) -> Found | None:
     steps = [update for _, update in steps_of(evidence) if update.grad_norm > 0]
     if len(steps) < FEW_STEPS:
         raise NotChecked(f"{len(steps)} steps were read; it takes {FEW_STEPS}")
-    shares = [update.taken_norm / update.grad_norm for update in steps]
-    clipped = sum(share < CLIPPED for share in shares) / len(shares)
+    clipped = clipped_share(evidence)
     if clipped <= OFTEN:
         return None
+    typical = [ratio for reading in evidence.readings if (ratio := typical_ratio(reading)) is not None]
+    is_slow = bool(typical) and statistics.median(typical) < SLOW and loss_left(evidence) >= STUCK
+    left = statistics.median(update.taken_norm / update.grad_norm for update in steps)
     return Found(
         where="the optimiser",
         number=clipped,
         threshold=OFTEN,
         sentence=(
-            f"In {clipped:.0%} of the steps that were read the gradient was clipped, to {statistics.median(shares):.2g}"
-            " of its length in the median: its direction is used, its length is thrown away."
+            f"In {clipped:.0%} of the steps that were read the gradient was clipped, to {left:.2g} of its length in the"
+            " median: its direction is used, its length is thrown away."
+            + (" What is left moves the weights too little to learn." if is_slow else "")
         ),
-        actions=(
-            "raise the limit above the usual norm",
-            "lower the learning rate instead",
-            "look for what is too large",
-        ),
+        actions=("raise the limit above the usual norm", "lower the learning rate instead"),
         would_change="an optimiser for which only the direction counts",
+        severity="warning" if is_slow else None,
     )
+
+
+def clipped_share(evidence: Evidence) -> float:
+    """Of the steps that were read, those whose gradient was clipped."""
+    updates = [update for _, update in steps_of(evidence) if update.grad_norm > 0]
+    return sum(update.taken_norm < CLIPPED * update.grad_norm for update in updates) / max(1, len(updates))
 
 
 def decay_wins(evidence: Evidence) -> Found | None:
@@ -207,10 +222,13 @@ def fp16_loses_gradients(evidence: Evidence) -> Found | None:
 
 def rate_is_too_sharp(evidence: Evidence) -> Found | None:
     """LR_SHARP: the rate is larger than what the curvature of the loss lets converge."""
-    if evidence.curvature is None or not evidence.curvature.has_converged:
+    curvature = None if evidence.depth is None else evidence.depth.curvature
+    if curvature is None:
         raise NotChecked("the curvature was not measured; depth='full' does")
+    if not curvature.has_converged:
+        raise NotChecked("the curvature's largest value was not found")
     lr = steps_of(evidence)[-1][1].lr
-    product = lr * evidence.curvature.largest
+    product = lr * curvature.largest
     if product <= SHARP:
         return None
     return Found(
@@ -218,7 +236,7 @@ def rate_is_too_sharp(evidence: Evidence) -> Found | None:
         number=product,
         threshold=SHARP,
         sentence=(
-            f"The learning rate {lr:.3g} times the loss's greatest curvature {evidence.curvature.largest:.3g} is"
+            f"The learning rate {lr:.3g} times the loss's greatest curvature {curvature.largest:.3g} is"
             f" {product:.3g}; above 2, plain gradient descent overshoots along that direction."
         ),
         actions=("lower the learning rate", "warm up"),
@@ -267,7 +285,7 @@ RULES = (
     Rule("GRAD_ACCUMULATES", "critical", "literature", 8, gradients_accumulate, "whole", is_cause=True),
     Rule("WEIGHT_DECAY", "critical", "heuristic", 16, decay_wins, "whole", is_cause=True),
     Rule("UPDATE_RATIO", "warning", "heuristic", 40, weights_move_wrongly, "whole", is_cause=True),
-    Rule("AMP_UNDERFLOW", "warning", "tool", 18, fp16_loses_gradients, is_cause=True),
+    Rule("AMP_UNDERFLOW", "warning", "tool", 14, fp16_loses_gradients, is_cause=True),
     Rule("BN_MISMATCH", "warning", "heuristic", 12, batch_norm_sees_too_little, is_cause=True),
     Rule("LR_SHARP", "warning", "literature", 55, rate_is_too_sharp, "whole"),
     Rule("LABEL_NOISE", "warning", "measured", 60, labels_are_noisy, "whole"),

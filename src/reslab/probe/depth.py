@@ -1,0 +1,84 @@
+"""All that is measured of the depth of a network, and of the loss around its weights: what ``depth="full"`` adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+import torch
+from torch import nn
+
+from reslab.errors import RequestError
+from reslab.probe.curvature import largest_curvature
+from reslab.probe.inputs import chosen, mapped, size_of
+from reslab.probe.jacobian import jacobians
+from reslab.probe.lesion import Lesions, lesions
+from reslab.probe.noise import noise_scale
+from reslab.probe.paths import path_spectrum
+from reslab.probe.reading import Batch, LossFn
+from reslab.probe.shattering import shattering
+from reslab.probe.twin import cut_twin
+from reslab.records import DepthRecord
+
+ENOUGH = 16
+"""Samples that paths and curvature are measured on, at most: each takes many passes."""
+Found = TypeVar("Found")
+
+
+def measure_depth(
+    model: nn.Module, batch: Batch, loss_fn: LossFn, *, is_full: bool, twin: bool, is_trained: bool
+) -> DepthRecord:
+    """Measures one thing after the other; what can't be measured is listed with the reason.
+
+    Paths, shattering, Jacobians, curvature and noise are those of the network as it trains; see their files for what
+    that means of its norms. Lesions of a network that was trained are made in eval mode, others in train mode.
+
+    Args:
+        model: in train mode; it is left as it was.
+        batch: inputs and targets.
+        loss_fn: outputs and targets to a scalar.
+        is_full: everything; otherwise the twin alone.
+        twin: the same network with its shortcuts cut, too.
+        is_trained: whether stored statistics of the norms are worth anything.
+    """
+    missing: dict[str, str] = {}
+    few = fewer(batch, ENOUGH)
+
+    def measured(name: str, measure: Callable[[], Found]) -> Found | None:
+        try:
+            return measure()
+        except RequestError as reason:
+            missing[name] = str(reason)
+            return None
+
+    cut = measured("twin", lambda: cut_twin(model, batch, loss_fn)) if twin else None
+    if not is_full:
+        return DepthRecord(twin=cut, not_measured=missing)
+    mode: Literal["eval", "train"] = "eval" if is_trained else "train"
+    hurt = measured("lesions", lambda: lesions(model, batch, loss_fn, mode=mode)) or Lesions(float("nan"), (), {})
+    missing |= {f"lesion of {name}": reason for name, reason in hurt.not_cut.items()}
+    return DepthRecord(
+        paths=measured("paths", lambda: path_spectrum(model, few, loss_fn)),
+        shattering=measured("shattering", lambda: shattering(model, batch)),
+        jacobians=measured("jacobians", lambda: jacobians(model, batch)) or (),
+        lesions=hurt.lesions,
+        loss=hurt.loss if hurt.lesions else None,
+        twin=cut,
+        curvature=measured("curvature", lambda: largest_curvature(model, few, loss_fn)),
+        noise_scale=measured("noise_scale", lambda: noise_scale(model, batch, loss_fn)),
+        not_measured=missing,
+    )
+
+
+def fewer(batch: Batch, count: int) -> Batch:
+    """The first samples of a batch."""
+    inputs, targets = batch
+    size = size_of(inputs)
+    if size <= count:
+        return batch
+    kept = torch.arange(count)
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor[:count] if tensor.ndim and len(tensor) == size else tensor
+
+    return chosen(inputs, kept), mapped(targets, keep)

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import pytest
+
+from reslab.records import (
+    BlockFlowRecord,
+    DepthRecord,
+    FindingRecord,
+    JacobianRecord,
+    LayerFlowRecord,
+    LesionRecord,
+    MomentsRecord,
+    ParameterRecord,
+    PathRecord,
+    ReadingRecord,
+    ShatteringRecord,
+    TensorRecord,
+    TwinRecord,
+    VerdictRecord,
+)
+from reslab.report.diagnosis.case import Case
+
+MakeBlock = Callable[..., BlockFlowRecord]
+MakeReading = Callable[..., ReadingRecord]
+MakeCase = Callable[..., Case]
+
+
+Record = TypeVar("Record")
+BLANKS: dict[str, Any] = {"float": math.nan, "int": 0, "bool": False, "str": ""}
+
+
+def filled(record: type[Record], **values: Any) -> Record:
+    """What isn't given is blank: a field that records gain breaks no picture's test."""
+    blank = {
+        field.name: None if "None" in str(field.type) else BLANKS.get(str(field.type), ())
+        for field in dataclasses.fields(record)  # type: ignore[arg-type]
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    return record(**(blank | values))
+
+
+def block_record(index: int, name: str, **changes: Any) -> BlockFlowRecord:
+    """Unless told otherwise, 70 % of the gradient come through an identity shortcut and 30 % through the branch."""
+    values: dict[str, Any] = {
+        "index": index,
+        "name": name,
+        "kind": "identity",
+        "shape": (4, 16, 8, 8),
+        "grad_norm": 1.0,
+        "grad_norm_low": 0.8,
+        "grad_norm_high": 1.3,
+        "shortcut_norm": 0.8,
+        "branch_norm": 0.4,
+        "other_norm": 0.0,
+        "shortcut_share": 0.7,
+        "branch_share": 0.3,
+        "other_share": 0.0,
+        "cosine": 0.1,
+        "pass_through": 1.0,
+        "shortcut_gain": 1.0,
+        "stream": MomentsRecord(0.5, 2.0),
+        "shortcut": MomentsRecord(0.4, 1.3),
+        "branch": MomentsRecord(0.3, 0.7),
+    }
+    return filled(BlockFlowRecord, **(values | changes))
+
+
+def reading_record(
+    blocks: Sequence[BlockFlowRecord] = (), layers: Sequence[LayerFlowRecord] = (), **changes: Any
+) -> ReadingRecord:
+    values: dict[str, Any] = {
+        "step": 0,
+        "loss": 2.3,
+        "num_samples": 4,
+        "is_training": True,
+        "inputs": (TensorRecord((4, 3, 8, 8), "float32", -1.0, 1.0, 0.0, 0.5, 0),),
+        "outputs": (TensorRecord((4, 10), "float32", -1.0, 1.0, 0.0, 0.5, 0),),
+        "blocks": tuple(blocks),
+        "layers": tuple(layers),
+        "activations": (),
+        "parameters": (ParameterRecord("fc.weight", (10, 64), 2.0, 0.1, True),),
+        "responses": (),
+        "duration_s": 0.25,
+    }
+    return filled(ReadingRecord, **(values | changes))
+
+
+def stage_names(count: int) -> list[str]:
+    """``layer1.0``, ... in three stages."""
+    per_stage = max(1, math.ceil(count / 3))
+    return [f"layer{place // per_stage + 1}.{place % per_stage}" for place in range(count)]
+
+
+@pytest.fixture
+def make_block() -> MakeBlock:
+    return block_record
+
+
+@pytest.fixture
+def make_reading() -> MakeReading:
+    """By the gradient norms of its blocks, or of its layers, or by the records themselves."""
+
+    def make(
+        norms: Sequence[float] | None = None, *, layer_norms: Sequence[float] = (), **changes: Any
+    ) -> ReadingRecord:
+        blocks = [
+            block_record(index, name, grad_norm=norm, grad_norm_low=0.8 * norm, grad_norm_high=1.3 * norm)
+            for index, (name, norm) in enumerate(zip(stage_names(len(norms or ())), norms or (), strict=True))
+        ]
+        layers = [
+            filled(
+                LayerFlowRecord,
+                index=index,
+                name=f"layer{index // 6 + 1}.{index // 2 % 3}.conv{index % 2 + 1}",
+                shape=(4, 16, 8, 8),
+                grad_norm=norm,
+            )
+            for index, norm in enumerate(layer_norms)
+        ]
+        return reading_record(**({"blocks": tuple(blocks), "layers": tuple(layers)} | changes))
+
+    return make
+
+
+FINDING = FindingRecord(
+    id="GRAD_EXP_GROWTH",
+    severity="critical",
+    where="layer1.1",
+    number=0.14613,
+    threshold=0.1,
+    basis="measured",
+    sentence="The gradient grows 1.40 times per block.",
+    actions=("add shortcuts", "take fewer layers"),
+    would_change="the same profile in a network that trains",
+)
+
+
+@pytest.fixture
+def finding() -> FindingRecord:
+    return FINDING
+
+
+@pytest.fixture
+def sick() -> VerdictRecord:
+    return VerdictRecord("sick", (FINDING,), ("NONFINITE", "SHORTCUT_BLOCKED"), {"DEAD_RELU": "no rectifier was seen"})
+
+
+@pytest.fixture
+def healthy() -> VerdictRecord:
+    return VerdictRecord("healthy", (), ("NONFINITE", "GRAD_EXP_GROWTH"), {})
+
+
+def depth_record(count: int) -> DepthRecord:
+    """Everything measured, of a network of so many blocks."""
+    energies = [math.comb(count, k) / 2**count for k in range(count + 1)]
+    names = stage_names(count)
+    return DepthRecord(
+        paths=PathRecord(tuple(energies), count / 2, count // 4, 3 * count // 4, count / 2, 1e-12, 4),
+        shattering=ShatteringRecord((1e-4, 1e-3, 1e-2, 1e-1), (0.99, 0.9, 0.6, 0.1), 0.1, 8),
+        jacobians=(JacobianRecord("layer1", 1.0, 2.0, (2.0, 1.0, 0.5), 4), JacobianRecord("all", 0.25, 3.0, (3.0,), 4)),
+        lesions=tuple(
+            LesionRecord(index, name, 2.3 + 0.1 * (index % 3) - 0.1, 0.1 * (index % 3) - 0.1)
+            for index, name in enumerate(names)
+        ),
+        loss=2.3,
+        twin=TwinRecord(2.4, tuple(2.0 ** (count - index) for index in range(count))),
+    )
+
+
+@pytest.fixture
+def make_depth() -> Callable[[int], DepthRecord]:
+    return depth_record
+
+
+@pytest.fixture
+def make_case(make_reading: MakeReading, sick: VerdictRecord) -> MakeCase:
+    def make(name: str = "resnet20", count: int = 9, **changes: Any) -> Case:
+        norms = [1.2 ** (count - index) for index in range(count)]
+        values: dict[str, Any] = {
+            "name": name,
+            "judged": sick,
+            "readings": (make_reading(norms),),
+            "depth": None,
+            "facts": {"torch": "2.11.0"},
+        }
+        return Case(**(values | changes))
+
+    return make
