@@ -30,7 +30,7 @@ TRAIN_FLAGS = """
     --image-size --batch-size --fit-batch --workers --cache-mib
     --opt --lr --momentum --nesterov --weight-decay --clip-grad --sched --warmup-epochs
     --epochs --steps --label-smoothing --amp --channels-last --compile --accumulate --ema-decay --patience
-    --precise-norm --deterministic --seed --device --threads
+    --precise-norm --deterministic --seed --device --threads --track
     --recipe --config --out --set --resume --overwrite --json
 """  # frozen: adding one is a decision, removing or renaming one breaks scripts
 
@@ -87,8 +87,8 @@ def test_help_does_not_import_torch(arguments):
 
 def test_a_run_leaves_everything_behind(tiny_run):
     assert {path.name for path in tiny_run.iterdir()} == {
-        "config.toml", "run.json", "steps.jsonl", "epochs.jsonl", "probes.jsonl", "checkpoints", "report.html",
-        "weights.safetensors", "weights.json", "weights-last.safetensors",
+        "config.toml", "run.json", "steps.jsonl", "epochs.jsonl", "probes.jsonl", "readings.jsonl", "checkpoints",
+        "report.html", "weights.safetensors", "weights.json", "weights-last.safetensors",
     }  # fmt: skip
 
 

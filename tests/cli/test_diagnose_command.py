@@ -27,15 +27,16 @@ def test_json_is_one_object(reslab):
     assert [block["name"] for block in found["readings"][0]["blocks"]] == ["layer1.0", "layer2.0", "layer3.0"]
 
 
-def test_a_run_is_read_after_its_training(reslab, tiny_run):
+def test_a_run_is_read_while_it_trains_and_afterwards(reslab, tiny_run):
     found = json.loads(reslab("diagnose", tiny_run, "--json").out)
-    assert found["readings"][0]["step"] == 2
-    assert "LOSS_RANGE" in found["not_checked"]
+    assert [reading["step"] for reading in found["readings"]] == [0, 1, 2]
+    assert [record["step"] for record in found["losses"]] == [0, 1]
+    assert "LOSS_RANGE" in found["clean"]
 
 
 def test_a_run_may_come_after_the_flags(reslab, tiny_run):
-    assert json.loads(reslab("diagnose", "--json", tiny_run).out)["readings"][0]["step"] == 2
-    assert json.loads(reslab("diagnose", "--device", "cpu", "--json", tiny_run).out)["readings"][0]["step"] == 2
+    assert json.loads(reslab("diagnose", "--json", tiny_run).out)["readings"][-1]["step"] == 2
+    assert json.loads(reslab("diagnose", "--device", "cpu", "--json", tiny_run).out)["readings"][-1]["step"] == 2
 
 
 def test_a_network_of_ones_own(reslab, tmp_path, monkeypatch):
@@ -60,3 +61,37 @@ def test_what_is_no_run_is_refused(reslab, tiny_run, tmp_path):
     answer = reslab("diagnose", tmp_path / "half")
     assert answer.code == 2
     assert "has no weights yet" in answer.err
+
+
+def test_pages_and_their_comparison(reslab, tmp_path):
+    pages = [tmp_path / f"{name}.html" for name in ("plain20", "resnet20")]
+    for page in pages:
+        answer = reslab("diagnose", "--model", page.stem, *NETWORK, "--twin", "-o", page)
+        assert answer.code == 0, answer.err
+        assert f"page: {page}" in answer.out
+        assert f"Diagnosis of {page.stem} on digits" in page.read_text()
+    answer = reslab("report", *pages, "-o", tmp_path / "both.html", "--json")
+    found = json.loads(answer.out)
+    assert [one["name"] for one in found["diagnoses"]] == ["plain20 on digits", "resnet20 on digits"]
+    assert "resnet20 on digits" in (tmp_path / "both.html").read_text()
+
+
+def test_full_measures_the_depth(reslab):
+    found = json.loads(reslab("diagnose", "--model", "resnet8", *NETWORK, "--full", "--json").out)
+    assert [lesion["name"] for lesion in found["depth"]["lesions"]] == ["layer1.0", "layer2.0", "layer3.0"]
+    assert "SHATTERED" in found["clean"]
+
+
+def test_a_page_that_cannot_be_written_or_compared(reslab, tiny_run, tmp_path):
+    answer = reslab("diagnose", "--model", "resnet8", *NETWORK, "-o", tmp_path)
+    assert answer.code == 2
+    assert "is a folder; name a file" in answer.err
+    page = tmp_path / "page.html"
+    assert reslab("diagnose", tiny_run, "-o", page).code == 0
+    answer = reslab("report", page, tiny_run, "-o", tmp_path / "out.html")
+    assert answer.code == 2
+    assert "is no page: runs and pages" in answer.err
+    (tmp_path / "other.html").write_text("<p>hello</p>")
+    answer = reslab("report", page, tmp_path / "other.html", "-o", tmp_path / "out.html")
+    assert answer.code == 2
+    assert "no page of a diagnosis" in answer.err

@@ -34,7 +34,7 @@ class Patient:
     half: Half
     build: Build
     illness: tuple[str, ...] = ()
-    training: Training | None = Training()
+    training: Training | None = field(default_factory=Training)
     harm: Callable[[nn.Module], None] = field(default=lambda model: None)
 
     def diagnosis(self, seed: int) -> Diagnosis:

@@ -15,10 +15,12 @@ from reslab.records import RunFolder
 
 @dataclass
 class ReportFlags:
-    """One HTML page about one run or several: table, learning curves, gradient flow. One file, offline."""
+    """One HTML page about one run or several: table, learning curves, gradient flow. Or several diagnoses side by side.
+    One file, offline.
+    """
 
     runs: Annotated[list[Path], tyro.conf.Positional]
-    """Folders of the runs."""
+    """Folders of the runs, or pages that `reslab diagnose -o` wrote."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
     """The page."""
     title: str = ""
@@ -30,14 +32,16 @@ class ReportFlags:
 def run(arguments: list[str]) -> int:
     """Parses, writes the page, says where. Returns the exit code."""
     flags = parse(ReportFlags, arguments, command="report")
-    folders = [RunFolder(path) for path in flags.runs]
-    if not folders:
+    if not flags.runs:
         raise RequestError("Name at least one run: reslab report RUN... -o page.html")
+    if flags.out.is_dir():
+        raise RequestError(f"-o {flags.out} is a folder; name a file, such as {flags.out / 'report.html'}.")
+    if any(path.suffix == ".html" for path in flags.runs):
+        return compare(flags)
+    folders = [RunFolder(path) for path in flags.runs]
     for folder in folders:
         if not folder.run.exists():
             raise RequestError(f"{folder.root} is not a run: it has no run.json.")
-    if flags.out.is_dir():
-        raise RequestError(f"-o {flags.out} is a folder; name a file, such as {flags.out / 'report.html'}.")
 
     from reslab.report.page import write_page
     from reslab.report.tables import result_rows
@@ -51,4 +55,27 @@ def run(arguments: list[str]) -> int:
         print_json({"page": str(flags.out), "runs": result_rows(folders)})
     else:
         print(f"{flags.out}: {len(folders)} run{'s' if len(folders) > 1 else ''}")
+    return 0
+
+
+def compare(flags: ReportFlags) -> int:
+    """Writes the page of several diagnoses side by side."""
+    others = [path for path in flags.runs if path.suffix != ".html"]
+    if others:
+        raise RequestError(
+            f"{others[0]} is no page: runs and pages of diagnoses can't be on one page. For a run's page:"
+            f" reslab diagnose {others[0]} -o page.html"
+        )
+
+    from reslab.report.diagnosis.comparison import write_comparison
+    from reslab.report.diagnosis.embedded import read_cases
+
+    cases = [case for path in flags.runs for case in read_cases(path)]
+    flags.out.parent.mkdir(parents=True, exist_ok=True)
+    write_comparison(cases, flags.out, title=flags.title)
+    if flags.json:
+        verdicts = [{"name": case.name, "verdict": case.judged.verdict} for case in cases]
+        print_json({"page": str(flags.out), "diagnoses": verdicts})
+    else:
+        print(f"{flags.out}: {len(cases)} diagnoses")
     return 0

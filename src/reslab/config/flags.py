@@ -51,4 +51,5 @@ FLAGS: dict[str, str] = {
     "seed": "train.seed",
     "device": "train.device",
     "threads": "train.threads",
+    "track": "train.track",
 }

@@ -186,7 +186,10 @@ class TrainConfig(Section):
     deterministic: bool = Field(False, description="Refuse operations that aren't deterministic (GPU: slower).")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 for what a trial finds fastest.")
-    probe: bool = Field(True, description="Record the gradient at each block about 20 times in the run.")
+    probe: bool = Field(
+        True, description="Record the gradient at each block about 20 times in the run, and whole readings at 8 steps."
+    )
+    track: Literal["", "tensorboard"] = Field("", description="Also write the key scalars for this, while it trains.")
 
 
 class RunConfig(Section):

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from reslab.errors import RequestError
 from reslab.probe.checks import check_batch, check_model
+from reslab.probe.eager import eagerly
 from reslab.probe.inputs import call, with_gradients
 from reslab.probe.reading import Batch, LossFn, node_of
 from reslab.probe.split import dot
@@ -72,7 +73,7 @@ def largest_curvature(
         raise RequestError(f"iterations is 2 or more, tolerance lies in (0, 1); got {iterations} and {tolerance}.")
     check_model(model)
     check_batch(batch)
-    eager, plain = torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH)
+    eager, plain = eagerly(), sdpa_kernel(SDPBackend.MATH)
     with torch.inference_mode(False), torch.enable_grad(), untouched(model), eager, plain, named_operations():
         model = model if model.training else model.train()
         seed_draws(model, seed)

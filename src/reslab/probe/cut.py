@@ -21,6 +21,7 @@ from torch.autograd.graph import GradientEdge, Node
 from torch.overrides import TorchFunctionMode
 
 from reslab.errors import RequestError
+from reslab.probe.eager import eagerly
 from reslab.probe.graph import Addition, Graph
 from reslab.probe.inputs import call, tensors_in, with_gradients
 from reslab.probe.reading import Batch, LossFn, node_of, sources
@@ -238,7 +239,7 @@ def repeatable(model: nn.Module, *, is_training: bool) -> Iterator[None]:
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(eagerly())
         stack.enter_context(untouched(model))
         if not (model.training and is_training):
             model.train(is_training)

@@ -17,11 +17,12 @@ from reslab.probe.noise import noise_scale
 from reslab.probe.paths import path_spectrum
 from reslab.probe.reading import Batch, LossFn
 from reslab.probe.shattering import shattering
+from reslab.probe.surface import loss_slice
 from reslab.probe.twin import cut_twin
 from reslab.records import DepthRecord
 
 ENOUGH = 16
-"""Samples that paths and curvature are measured on, at most: each takes many passes."""
+"""Samples that paths, curvature and the slice are measured on, at most: each takes many passes."""
 Found = TypeVar("Found")
 
 
@@ -65,6 +66,7 @@ def measure_depth(
         loss=hurt.loss if hurt.lesions else None,
         twin=cut,
         curvature=measured("curvature", lambda: largest_curvature(model, few, loss_fn)),
+        slice=measured("slice", lambda: loss_slice(model, few, loss_fn, name=type(model).__name__)),
         noise_scale=measured("noise_scale", lambda: noise_scale(model, batch, loss_fn)),
         not_measured=missing,
     )

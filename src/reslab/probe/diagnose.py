@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from reslab.errors import RequestError
 from reslab.probe.checks import check_batch, check_model
 from reslab.probe.depth import measure_depth
+from reslab.probe.eager import eagerly
 from reslab.probe.inputs import call, mapped
 from reslab.probe.reading import Batch, LossFn, read
 from reslab.probe.untouched import untouched
@@ -26,6 +28,11 @@ from reslab.records import (
     VerdictRecord,
     encode,
 )
+from reslab.version import __version__
+
+if TYPE_CHECKING:
+    from reslab.report.diagnosis.case import Case
+    from reslab.report.diagnosis.picture import Picture
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,16 @@ class Diagnosis:
         judged: what the rules say of them.
         depth: what else was measured, if it was asked for.
         losses: of each step that was watched.
+        name: of the network.
+        facts: name to value, for the card of the page: versions, loss, device.
     """
 
     readings: tuple[ReadingRecord, ...]
     judged: VerdictRecord
     depth: DepthRecord | None = None
     losses: tuple[LossRecord, ...] = ()
+    name: str = "the network"
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -64,9 +75,38 @@ class Diagnosis:
         """Residual additions of the last reading, in order of execution."""
         return self.readings[-1].blocks
 
+    def chart(self, name: str) -> Picture:
+        """One picture; it shows itself in a notebook, and its ``save`` writes PNG, SVG, JSON or its numbers as CSV.
+
+        Args:
+            name: ``flow``, ``split``, ``signal``, ``updates``, ``paths``, ``shattering``, ``lesions``, ``jacobian``,
+                ``surface``, ``heatmap`` or ``spine``.
+
+        Raises:
+            RequestError: for another name.
+        """
+        from reslab.report.diagnosis.charts import draw  # altair is only needed here
+
+        return draw(name, self.readings, self.depth, findings=self.findings)
+
+    def save(self, path: Path | str) -> Path:
+        """Writes everything as one HTML page, which opens without a network, and returns its path."""
+        from reslab.report.diagnosis.page import write_diagnosis
+
+        return write_diagnosis(self.case, path)
+
+    @property
+    def case(self) -> Case:
+        """What pages are made of."""
+        from reslab.report.diagnosis.case import Case
+
+        return Case(self.name, self.judged, self.readings, self.depth, self.facts)
+
     def to_dict(self) -> dict[str, Any]:
         """All of it, in plain types."""
         return {
+            "name": self.name,
+            "facts": self.facts,
             **asdict(self.judged),
             "readings": [asdict(reading) for reading in self.readings],
             "depth": None if self.depth is None else asdict(self.depth),
@@ -97,7 +137,8 @@ def diagnose(
         batch: inputs and targets, on the model's device: a tensor, a tuple of arguments or a dict of keywords for the
             model, and what ``loss_fn`` takes besides its outputs.
         loss_fn: outputs and targets to a scalar, such as ``torch.nn.functional.cross_entropy``.
-        depth: ``full`` also measures paths, shattering, Jacobians, lesions, curvature and noise: some hundred passes.
+        depth: ``full`` also measures paths, shattering, Jacobians, lesions, noise, and the loss around the weights; it
+            takes some hundred passes.
         twin: also runs the same weights with all shortcuts cut, for the pictures.
         step: how many steps it was trained for; some things are by design before the first one only. By default what
             its batch norms have counted, or 0.
@@ -116,7 +157,7 @@ def diagnose(
     if depth not in ("quick", "full"):
         raise RequestError(f"depth is quick or full, got {depth!r}.")
     step = batches_seen(model) if step is None else step
-    with torch.inference_mode(False), untouched(model), torch.compiler.set_stance("force_eager"):
+    with torch.inference_mode(False), untouched(model), eagerly():
         eval_loss = loss_in_eval_mode(model, batch, loss_fn) if step else None
         with torch.enable_grad():
             reading = read(model if model.training else model.train(), batch, loss_fn, step=step)
@@ -127,7 +168,34 @@ def diagnose(
             measured = measure_depth(
                 model, batch, loss_fn, is_full=depth == "full", twin=twin, is_trained=step >= SETTLED
             )
-    return Diagnosis((reading,), judge(Evidence((reading,), depth=measured)), measured)
+    return Diagnosis(
+        (reading,),
+        judge(Evidence((reading,), depth=measured)),
+        measured,
+        name=name_of(model),
+        facts=facts_of(model, loss_fn=loss_fn),
+    )
+
+
+def name_of(model: nn.Module) -> str:
+    """Of its class; of the one inside, for a compiled or wrapped one."""
+    inside = getattr(model, "_orig_mod", getattr(model, "module", model))
+    return type(inside).__name__
+
+
+def facts_of(model: nn.Module, *, loss_fn: LossFn | None = None) -> dict[str, Any]:
+    """What a reader of the page wants to know besides."""
+    parameters = list(model.parameters())
+    facts: dict[str, Any] = {
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "device": str(parameters[0].device),
+        "dtype": str(parameters[0].dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "reslab": __version__,
+    }
+    if loss_fn is not None:
+        facts["loss function"] = getattr(loss_fn, "__qualname__", type(loss_fn).__name__)
+    return facts
 
 
 SETTLED = 20

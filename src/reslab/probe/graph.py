@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
 ShortcutKind = Literal["identity", "projection", "zero_pad", "pool", "scaled", "gated", "other"]
@@ -119,6 +121,18 @@ class Graph:
                         other = dominator[other]
             dominator[index] = found
         return dominator
+
+    def parameters(self) -> list[Tensor] | None:
+        """What a backward pass without ``inputs`` accumulates the gradient of, less the sources.
+
+        None where the graph has functions of somebody's own, such as reentrant checkpointing, which refuse ``inputs``.
+        """
+        if any(isinstance(node, BackwardCFunction) for node in self.nodes):
+            return None
+        variables = [
+            getattr(node, "variable", None) for place, node in enumerate(self.nodes) if place not in self.sources
+        ]
+        return [variable for variable in variables if variable is not None]
 
     def is_weighted(self, index: int) -> bool:
         """Whether a node multiplies by weights; frozen ones leave no trace but the node's name."""

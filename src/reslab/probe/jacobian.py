@@ -26,6 +26,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from reslab.errors import RequestError
+from reslab.probe.eager import eagerly
 from reslab.probe.frozen import frozen
 from reslab.probe.graph import Addition, Graph
 from reslab.probe.inputs import call, chosen, size_of, tensors_in, with_gradients
@@ -78,7 +79,7 @@ def jacobians(
     """
     check_counts(num_directions=num_directions, num_steps=num_steps, num_samples=num_samples)
     inputs, _ = batch
-    with torch.inference_mode(False), torch.enable_grad(), untouched(model), torch.compiler.set_stance("force_eager"):
+    with torch.inference_mode(False), torch.enable_grad(), untouched(model), eagerly():
         with frozen(model, inputs):
             some = chosen(inputs, torch.arange(size_of(inputs))[:num_samples])
             parts = parts_of(model, some)

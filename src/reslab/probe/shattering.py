@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from reslab.errors import RequestError
+from reslab.probe.eager import eagerly
 from reslab.probe.frozen import frozen
 from reslab.probe.inputs import call, chosen, mapped, size_of, tensors_in, with_gradients
 from reslab.probe.reading import Batch
@@ -60,7 +61,7 @@ def shattering(
     check_way(inputs, distances, num_pairs)
     order = torch.randperm(size_of(inputs), generator=torch.Generator().manual_seed(seed))
     start, end = chosen(inputs, order[:num_pairs]), chosen(inputs, order.roll(-1)[:num_pairs])
-    with torch.inference_mode(False), torch.enable_grad(), untouched(model), torch.compiler.set_stance("force_eager"):
+    with torch.inference_mode(False), torch.enable_grad(), untouched(model), eagerly():
         with frozen(model, inputs):
             before = gradients(model, start, seed=seed)
             found = [

@@ -27,15 +27,42 @@ ACTIVATION = re.compile(r"^(Relu|Gelu|Silu|Elu|Tanh|Sigmoid|LeakyRelu|Hardswish|
 
 @dataclass
 class _Parts:
-    """What has arrived of one addition in this backward pass."""
+    """What has arrived of one addition in this backward pass; gradients are let go as soon as they are measured.
 
+    Autograd adds the parts up within one of them, if nobody else holds on to it.
+
+    Args:
+        expected: edges that gradients come by.
+        sides: what has come so far.
+        waiting: edges by which nothing has come yet.
+        arriving: gradient at the sum.
+        products: of the parts with themselves and one another, in the order of ``_compare``.
+        after: square of the gradient behind the mask.
+        norms: of the whole, of each sample, (N,).
+        square: of the whole.
+    """
+
+    expected: int
     sides: dict[Side, Tensor] = field(default_factory=dict)
+    waiting: int = field(init=False)
     arriving: Tensor | None = None
+    products: list[Tensor | None] | None = None
     after: Tensor | None = None
+    norms: Tensor | None = None
+    square: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.waiting = self.expected
 
     def add(self, side: Side, gradient: Tensor | None) -> None:
+        self.waiting -= 1
         if gradient is not None:
             self.sides[side] = self.sides[side] + gradient if side in self.sides else gradient
+
+    def clear(self) -> None:
+        """Ready for another pass; what was measured stays."""
+        self.sides.clear()
+        self.waiting, self.arriving = self.expected, None
 
 
 class Splitter:
@@ -59,10 +86,12 @@ class Splitter:
 
     def __init__(self, graph: Graph, additions: Sequence[Addition], *, num_samples: int, check: bool = False) -> None:
         self.num_samples, self.check = num_samples, check
-        self.parts = [_Parts() for _ in additions]
-        self.rows: list[Tensor | None] = [None for _ in additions]
+        self.parts = [_Parts(sum(map(len, addition.edges.values()))) for addition in additions]
         self.gaps = [math.nan for _ in additions]
         self.handles: list[Any] = []
+        forks = {(addition.fork, addition.output): index for index, addition in enumerate(additions)}
+        self.behind = [forks.get((mask_after(graph, addition), 0)) for addition in additions]
+        """Of every addition: the one that forks off right behind the mask, and has its gradient anyway."""
         for index, addition in enumerate(additions):
             self._hook(index, graph, addition)
 
@@ -70,58 +99,63 @@ class Splitter:
         parts, nodes = self.parts[index], graph.nodes
         for side, edges in addition.edges.items():
             for consumer, position in edges:
-                self.handles.append(nodes[consumer].register_hook(_taker(parts, side, position)))
+                self.handles.append(nodes[consumer].register_hook(self._taker(parts, side, position)))
 
         def arrive(gradients: tuple[Tensor | None, ...]) -> None:
             parts.arriving = gradients[0]
 
         def leave(gradients: tuple[Tensor | None, ...]) -> None:
-            parts.after = gradients[0]
-
-        def finish(gradients: tuple[Tensor | None, ...]) -> None:
-            whole = gradients[addition.output]
-            if whole is not None:
-                self.rows[index] = self._measure(whole, parts)
-                if self.check:
-                    self.gaps[index] = self._gap(whole, parts)
-            parts.sides.clear()
-            parts.arriving = parts.after = None
+            parts.after = product(gradients[0], gradients[0])
 
         self.handles.append(nodes[addition.node].register_prehook(arrive))
-        if (mask := mask_after(graph, addition)) is not None:
+        if (mask := mask_after(graph, addition)) is not None and self.behind[index] is None:
             self.handles.append(nodes[mask].register_prehook(leave))
         fork = nodes[addition.fork]
         variable = getattr(fork, "variable", None)
         if variable is None:
-            self.handles.append(fork.register_prehook(finish))
+            self.handles.append(
+                fork.register_prehook(lambda gradients: self._finish(index, gradients[addition.output]))
+            )
         else:  # the input itself: its hook runs on the gradient before it is accumulated
-            self.handles.append(variable.register_hook(lambda gradient: finish((gradient,))))
+            self.handles.append(variable.register_hook(lambda gradient: self._finish(index, gradient)))
 
-    def _measure(self, whole: Tensor, parts: _Parts) -> Tensor:
-        """Sums over the batch of squares and products, still on the device, in the order of ``record_of``."""
+    def _taker(
+        self, parts: _Parts, side: Side, position: int
+    ) -> Callable[[Sequence[Tensor | None], Sequence[Tensor | None]], None]:
+        def take(grad_inputs: Sequence[Tensor | None], grad_outputs: Sequence[Tensor | None]) -> None:
+            parts.add(side, grad_inputs[position])
+            if parts.waiting == 0 and not self.check:
+                self._compare(parts)
+
+        return take
+
+    def _compare(self, parts: _Parts) -> None:
+        """Sums of products over the batch, still on the device, in the order of ``record_of``."""
         shortcut, branch, other = (parts.sides.get(side) for side in ("shortcut", "branch", "other"))
-        square, both = dot(shortcut, shortcut), dot(shortcut, branch)
-        arriving = square if parts.arriving is shortcut else dot(parts.arriving, parts.arriving)
-        found = [
-            dot(whole, whole),
+        square = product(shortcut, shortcut)
+        parts.products = [
             square,
-            dot(branch, branch),
-            dot(other, other),
-            both,
-            square + both if other is None else dot(shortcut, whole),
-            dot(branch, whole),
-            arriving,
-            arriving if parts.after is None else dot(parts.after, parts.after),
-            *self._spread(whole),
+            product(branch, branch),
+            product(other, other),
+            product(shortcut, branch),
+            product(shortcut, other),
+            product(branch, other),
+            square if parts.arriving is shortcut else product(parts.arriving, parts.arriving),
         ]
-        return torch.stack([number.to(whole.device) for number in found])
+        parts.clear()
 
-    def _spread(self, whole: Tensor) -> Tensor:
-        """Squares of the norms that a tenth of the samples stay below, and above, (2,); a sample's share of the sum."""
-        if len(whole) != self.num_samples:
-            return torch.full((2,), math.nan, dtype=torch.float64, device=whole.device)
-        norms: Tensor = torch.linalg.vector_norm(whole.flatten(1), dim=1).double()  # (N, *) -> (N)
-        return norms.quantile(torch.tensor([0.1, 0.9], dtype=torch.float64, device=whole.device)).square()
+    def _finish(self, index: int, whole: Tensor | None) -> None:
+        """All parts have come, and this is their sum."""
+        parts = self.parts[index]
+        if whole is not None:
+            if self.check:
+                self.gaps[index] = self._gap(whole, parts)
+            if parts.sides:  # an edge has been left out of this pass, or the gap is asked for
+                self._compare(parts)
+            is_sampled = whole.ndim > 0 and len(whole) == self.num_samples
+            parts.norms = sample_norms(whole) if is_sampled else None
+            parts.square = dot(whole, whole) if parts.norms is None else torch.dot(parts.norms, parts.norms)
+        parts.clear()
 
     def _gap(self, whole: Tensor, parts: _Parts) -> float:
         missing = whole.double()
@@ -131,22 +165,33 @@ class Splitter:
 
     def read(self) -> list[SplitRecord | None]:
         """A record for each addition; None for one that no gradient has reached."""
-        found = [row for row in self.rows if row is not None]
-        numbers = iter(torch.stack(found).tolist() if found else [])
-        return [None if row is None else record_of(next(numbers), self.num_samples) for row in self.rows]
+        columns = [[parts.square, *(parts.products or [None] * 7), parts.after] for parts in self.parts]
+        numbers = iter(at_once([number for column in columns for number in column if number is not None]))
+        rows = [[None if number is None else next(numbers) for number in column] for column in columns]
+        return [
+            self._record(row, spread, after=row[-1] if behind is None else rows[behind][0])
+            for row, spread, behind in zip(rows, self._spreads(), self.behind, strict=True)
+        ]
+
+    def _record(
+        self, row: Sequence[float | None], spread: Sequence[float], *, after: float | None
+    ) -> SplitRecord | None:
+        if row[0] is None:
+            return None
+        return record_of([number or 0.0 for number in row[:-1]], spread, after=after, num_samples=self.num_samples)
+
+    def _spreads(self) -> list[Sequence[float]]:
+        """Of each addition: norms that a tenth of the samples stay below, and above; NaN where they aren't known."""
+        sampled = [parts.norms.cpu() for parts in self.parts if parts.norms is not None]
+        tenths = torch.tensor([0.1, 0.9], dtype=torch.float64)
+        found = iter(torch.stack(sampled).quantile(tenths, dim=1).T.tolist() if sampled else [])
+        return [(math.nan, math.nan) if parts.norms is None else next(found) for parts in self.parts]
 
     def close(self) -> None:
         """Removes the hooks."""
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
-
-
-def _taker(parts: _Parts, side: Side, position: int) -> Callable[[Sequence[Any], Sequence[Any]], None]:
-    def take(grad_inputs: Sequence[Tensor | None], grad_outputs: Sequence[Tensor | None]) -> None:
-        parts.add(side, grad_inputs[position])
-
-    return take
 
 
 def mask_after(graph: Graph, addition: Addition) -> int | None:
@@ -159,51 +204,98 @@ def mask_after(graph: Graph, addition: Addition) -> int | None:
 
 TINY = 1e-20
 """Sums of squares below it are taken again in double precision: single precision would round them to 0."""
-NONE = torch.zeros((), dtype=torch.float64)
+RUN = 1024
+"""Values that single precision sums at a time; longer sums are less exact."""
 
 
-def dot(first: Tensor | None, second: Tensor | None) -> Tensor:
-    """Sum of products, 0-dim, in double precision; 0 where one of the two is absent.
+def product(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """``dot``, where both are there."""
+    return None if first is None or second is None else dot(first, second)
+
+
+def dot(first: Tensor, second: Tensor) -> Tensor:
+    """Sum of products, 0-dim, in double precision.
 
     The CPU sums in single precision what is in single precision, since that reads each value once.
     """
-    if first is None or second is None:
-        return NONE
-    if first.device.type == "cpu":
-        total = torch.dot(*flat(first.float(), second.float())) if first.dtype != torch.float64 else NONE
-        if total.abs() > TINY:
+    if first.device.type == "cpu" and first.dtype != torch.float64:
+        total = torch.dot(*flat(first.float(), second.float()))
+        if TINY < abs(total.item()) < math.inf:
             return total.double()
     return torch.dot(*flat(first.double(), second.double()))
 
 
 def flat(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Both as vectors in one order: that of memory, where it is the same, without a copy."""
-    is_dense = first.is_contiguous() or (first.ndim == 4 and first.is_contiguous(memory_format=torch.channels_last))
-    if is_dense and first.stride() == second.stride():
+    if first.is_contiguous() and second.is_contiguous():
+        return first.view(-1), second.view(-1)
+    if is_dense(first) and first.stride() == second.stride():
         return first.as_strided((first.numel(),), (1,)), second.as_strided((second.numel(),), (1,))
     return first.reshape(-1), second.reshape(-1)
 
 
-def record_of(numbers: Sequence[float], num_samples: int) -> SplitRecord:
-    """From sums over the batch to norms, shares and the cosine."""
-    whole, shortcut, branch, other, both, shortcut_whole, branch_whole, arriving, after, low, high = numbers
+def is_dense(values: Tensor) -> bool:
+    """Whether one sample lies behind the other, without gaps, though perhaps with the channels last."""
+    return values.is_contiguous() or (values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last))
+
+
+def sample_norms(values: Tensor) -> Tensor:
+    """L2 norm of each sample in double precision, (N,); on the CPU from short sums in single precision, see ``dot``.
+
+    Args:
+        values: (N, *).
+    """
+    count, size = len(values), values[0].numel()
+    rows = values.as_strided((count, size), (size, 1)) if is_dense(values) else values.flatten(1)
+    if rows.device.type != "cpu" or rows.dtype == torch.float64:
+        return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    rows = rows.float()
+    parts = rows.view(count, -1, RUN) if size % RUN == 0 and rows.is_contiguous() else rows[:, None]
+    norms = torch.linalg.vector_norm(torch.linalg.vector_norm(parts, dim=2).double(), dim=1)  # (N, runs) -> (N)
+    if not math.sqrt(TINY) < norms.amin().item() <= norms.amax().item() < math.inf:
+        norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return norms
+
+
+def at_once(numbers: Sequence[Tensor]) -> list[float]:
+    """0-dim tensors, read at once from each device."""
+    found = dict[int, float]()
+    for device in {number.device for number in numbers}:
+        places = [place for place, number in enumerate(numbers) if number.device == device]
+        found |= zip(places, torch.stack([numbers[place] for place in places]).tolist(), strict=True)
+    return [found[place] for place in range(len(numbers))]
+
+
+def record_of(
+    numbers: Sequence[float], spread: Sequence[float], *, after: float | None, num_samples: int
+) -> SplitRecord:
+    """From sums over the batch to norms, shares and the cosine.
+
+    Args:
+        numbers: the square of the whole, and the products of its parts in the order of ``Splitter._compare``.
+        spread: norms that a tenth of the samples stay below, and above.
+        after: square of the gradient behind the mask, where there is one.
+        num_samples: N.
+    """
+    whole, shortcut, branch, other, shortcut_branch, shortcut_other, branch_other, arriving = numbers
 
     def norm(square: float) -> float:
         return math.sqrt(square * num_samples)
 
-    shortcut_share, branch_share = over(shortcut_whole, whole), over(branch_whole, whole)
+    shortcut_share = over(shortcut + shortcut_branch + shortcut_other, whole)
+    branch_share = over(branch + shortcut_branch + branch_other, whole)
     return SplitRecord(
         grad_norm=norm(whole),
-        grad_norm_low=math.sqrt(low) * num_samples,
-        grad_norm_high=math.sqrt(high) * num_samples,
+        grad_norm_low=spread[0] * num_samples,
+        grad_norm_high=spread[1] * num_samples,
         shortcut_norm=norm(shortcut),
         branch_norm=norm(branch),
         other_norm=norm(other),
         shortcut_share=shortcut_share,
         branch_share=branch_share,
         other_share=1 - shortcut_share - branch_share if other else 0.0,
-        cosine=over(both, math.sqrt(shortcut * branch)),
-        pass_through=over(arriving, after),
+        cosine=over(shortcut_branch, math.sqrt(shortcut * branch)),
+        pass_through=over(arriving, arriving if after is None else after),
         shortcut_gain=math.sqrt(over(shortcut, arriving)),
     )
 

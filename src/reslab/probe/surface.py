@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from reslab.errors import RequestError
 from reslab.probe.checks import check_batch, check_model
+from reslab.probe.eager import eagerly
 from reslab.probe.inputs import call, with_gradients
 from reslab.probe.reading import Batch, LossFn
 from reslab.probe.untouched import untouched
@@ -132,7 +133,7 @@ class Surroundings:
     @contextmanager
     def opened(self, *, num_directions: int) -> Iterator[Self]:
         """While this is open the model may be moved; afterwards it is where it was."""
-        eager = torch.compiler.set_stance("force_eager")
+        eager = eagerly()
         with torch.inference_mode(False), torch.no_grad(), untouched(self.model), eager:
             if self.norms == "frozen":
                 self.model.eval()

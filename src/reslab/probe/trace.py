@@ -23,10 +23,13 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from reslab.probe.graph import ADDITION, WEIGHTED, Addition, Graph
+from reslab.probe.split import at_once, flat
 from reslab.records import MomentsRecord
 
 ENOUGH = 2**15
 """Values from which statistics are taken, more or less."""
+SUM = re.compile("add|sub")
+"""Names of functions, ``__iadd__`` and ``addcmul`` too, whose operands are looked at before they are run."""
 SATURATED = {"Tanh": 0.97, "Sigmoid": 0.985}
 """Absolute value of tanh, or distance from a half plus a half of a sigmoid, beyond which the slope is below 0.06."""
 
@@ -42,6 +45,23 @@ class Signal:
 
     stream: MomentsRecord
     operands: tuple[MomentsRecord, MomentsRecord]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What moments are made of; 0-dim tensors are read at the end.
+
+    Args:
+        means: sum over channels of the squared mean.
+        squares: sum over all values of the square.
+        channels: how many.
+        count: values of each channel.
+    """
+
+    means: Tensor
+    squares: Tensor
+    channels: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -83,11 +103,11 @@ class Trace(TorchFunctionMode):
         self.stack = [""]
         self.where: dict[Node, str] = {}
         self.channels = 0  # of the last layer with weights
-        self.signals: dict[Node, Tensor] = {}
+        self.signals: dict[Node, list[Sums]] = {}  # of the operands, and of the sum
         self.units: list[tuple[Node, Units]] = []
         self.shares: list[Tensor] = []
         self.responses: list[tuple[str, Tensor]] = []
-        self.likeness: dict[Node, Tensor] = {}  # of layers with weights, in which most networks have their layers
+        self.products: dict[Node, Tensor] = {}  # of layers with weights, in which most networks have their layers
         self.num_batch_norms = 0  # that took their statistics from the batch
         self.in_fp16 = False  # whether some operation computed in it
 
@@ -116,7 +136,7 @@ class Trace(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Runs the operation and looks at what came of it."""
-        before = [self._moments(value) for value in args[:2]] if is_sum(args) else []
+        before = [self._sums(value) for value in args[:2]] if SUM.search(func.__name__) and is_sum(args) else []
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and result.grad_fn is not None:
             self._note(result, before)
@@ -127,8 +147,8 @@ class Trace(TorchFunctionMode):
         return result
 
     @torch.no_grad()
-    def _note(self, result: Tensor, before: Sequence[Tensor]) -> None:
-        """One operation's result; ``before`` are the moments of its operands, where it may be an addition."""
+    def _note(self, result: Tensor, before: list[Sums]) -> None:
+        """One operation's result; ``before`` are the sums of its operands, where it may be an addition."""
         node = result.grad_fn
         assert node is not None, "only results with a gradient are noted"
         if node in self.where:  # a view of an attribute, or a function that hands on its argument
@@ -138,12 +158,12 @@ class Trace(TorchFunctionMode):
         self.in_fp16 |= result.dtype == torch.float16
         if WEIGHTED.search(name) and result.ndim > 1:
             self.channels = result.shape[1] if "Conv" in name else result.shape[-1]
-            self.likeness[node] = likeness(result)
+            self.products[node] = products(result)
         elif ADDITION.match(name) and before:
-            self.signals[node] = torch.stack([self._moments(result), *before])
+            self.signals[node] = [*before, self._sums(result)]
         elif name.startswith("Relu"):
-            highest = result.detach().amax(dim=[d for d in range(result.ndim) if d != self._channel_dim(result)])
-            self._note_units(node, "Relu", highest.numel(), result, (highest <= 0).double().mean())
+            dim = self._channel_dim(result)
+            self._note_units(node, "Relu", result.shape[dim], result, dead_share(result.detach(), dim))
         elif (kind := name.split("Backward")[0]) in SATURATED:
             extent = result.detach().abs() if kind == "Tanh" else (result.detach() - 0.5).abs() + 0.5
             count = result.shape[self._channel_dim(result)]
@@ -157,18 +177,17 @@ class Trace(TorchFunctionMode):
         self.shares.append(share)
 
     @torch.no_grad()
-    def _moments(self, values: Tensor) -> Tensor:
-        """Averages over channels of the squared mean and of the variance, (2,)."""
+    def _sums(self, values: Tensor) -> Sums:
+        """What the averages over channels of the squared mean and of the variance are made of."""
         dim = self._channel_dim(values)
         sample = few(values, dim).float()
         if dim == 1 and sample.ndim > 2:  # along the row of each channel, which is far faster than across
-            rows = sample.flatten(2)
-            mean = rows.mean(dim=2).mean(dim=0)
-            square = torch.linalg.vector_norm(rows, dim=2).square().mean(dim=0) / rows.shape[2]
+            means = sample.flatten(2).mean(dim=(0, 2))
         else:
-            rows = sample.flatten(0, -2)
-            mean, square = rows.mean(dim=0), rows.square().mean(dim=0)
-        return torch.stack([mean.square().mean(), (square - mean.square()).clamp_min(0).mean()])
+            means = sample.flatten(0, -2).mean(dim=0)
+        channels = len(means)
+        squares = torch.dot(*flat(sample, sample))
+        return Sums(torch.dot(means, means), squares, channels, sample.numel() // max(1, channels))
 
     def _channel_dim(self, values: Tensor) -> int:
         """The dimension as long as the last layer with weights has channels: the second, or else the last."""
@@ -176,19 +195,18 @@ class Trace(TorchFunctionMode):
 
     def signals_of(self, nodes: Sequence[Node]) -> list[Signal | None]:
         """The values at additions; None for one that went by unseen, as in compiled code."""
-        seen = [self.signals[node] for node in nodes if node in self.signals]
-        rows = iter(torch.stack([row.to(seen[0].device) for row in seen]).tolist() if seen else [])
+        seen = [sums for node in nodes for sums in self.signals.get(node, [])]
+        numbers = iter(at_once([number for sums in seen for number in (sums.means, sums.squares)]))
         found = list[Signal | None]()
         for node in nodes:
-            moments = [MomentsRecord(*pair) for pair in next(rows)] if node in self.signals else None
-            found.append(None if moments is None else Signal(moments[0], (moments[1], moments[2])))
+            moments = [moments_of(sums, next(numbers), next(numbers)) for sums in self.signals.get(node, [])]
+            found.append(Signal(moments[2], (moments[0], moments[1])) if moments else None)
         return found
 
     def likeness_of(self, nodes: Sequence[Node]) -> list[float]:
         """Mean cosine between two samples' values at each node; NaN at one that went by unseen."""
-        seen = [node for node in nodes if node in self.likeness]
-        found = torch.stack([self.likeness[node].cpu() for node in seen]).tolist() if seen else []
-        known = dict(zip(seen, found, strict=True))
+        seen = [node for node in nodes if node in self.products]
+        known = dict(zip(seen, at_once([likeness(self.products[node]) for node in seen]), strict=True))
         return [known.get(node, math.nan) for node in nodes]
 
     def layers(self) -> list[tuple[Node, Units, float]]:
@@ -213,24 +231,56 @@ class Trace(TorchFunctionMode):
         self.where.clear()
         self.signals.clear()
         self.units.clear()
-        self.likeness.clear()
+        self.products.clear()
 
 
-def likeness(values: Tensor) -> Tensor:
-    """Mean cosine between two of the first samples, 0-dim; NaN for a single one.
+def moments_of(sums: Sums, means: float, squares: float) -> MomentsRecord:
+    """Averages over channels of the squared mean and of the variance; the numbers are those of ``sums``, read."""
+    if not sums.channels * sums.count:
+        return MomentsRecord(math.nan, math.nan)
+    square = means / sums.channels
+    variance = squares / (sums.channels * sums.count) - square
+    return MomentsRecord(square, max(0.0, variance) if math.isfinite(variance) else variance)
+
+
+def products(values: Tensor) -> Tensor:
+    """Products of the first samples with one another, from some of their values, (n, n).
 
     Args:
         values: (N, *).
     """
-    rows = values.detach()[:SAMPLES].flatten(1)  # (N, *) -> (N, D)
+    rows = values.detach()[:SAMPLES].flatten(1)  # (N, *) -> (n, D)
     rows = rows[:, :: max(1, rows.shape[1] // POSITIONS)].float()
-    total = torch.nn.functional.normalize(rows).sum(dim=0)
-    count = len(rows)
-    return (total.square().sum() - count) / (count * (count - 1) or math.nan)
+    return rows @ rows.T
 
 
-SAMPLES, POSITIONS = 16, 2048
+def likeness(products: Tensor) -> Tensor:
+    """Mean cosine between two samples, 0-dim; NaN for a single one.
+
+    Args:
+        products: of the samples with one another, (n, n).
+    """
+    count, lengths = len(products), products.diagonal().sqrt().clamp_min(1e-12)
+    cosines = products / (lengths * lengths[:, None])
+    return (cosines.sum() - cosines.trace()) / (count * (count - 1) or math.nan)
+
+
+SAMPLES, POSITIONS = 8, 2048
 """What the likeness of samples is taken from, at most."""
+
+
+def dead_share(values: Tensor, dim: int) -> Tensor:
+    """Share of the channels without a value above zero, 0-dim.
+
+    The CPU looks at some samples first: mostly each channel has a value above zero there.
+    """
+    others = [d for d in range(values.ndim) if d != dim % values.ndim]
+    if values.device.type == "cpu" and few(values, dim).amax(dim=others).amin().item() > 0:
+        return NO_SHARE
+    return (values.amax(dim=others) <= 0).double().mean()
+
+
+NO_SHARE = torch.zeros((), dtype=torch.float64)
 
 
 def is_sum(args: Sequence[Any]) -> bool:
@@ -255,7 +305,7 @@ def few(values: Tensor, dim: int) -> Tensor:
         dim: where the channels are.
     """
     values = values.detach()
-    size = max(1, values[0].numel())
+    size = max(1, values.numel() // max(1, len(values)))
     values = values[: max(2, ENOUGH // size)]
     positions = [d for d in range(1, values.ndim) if d != dim % values.ndim]
     if values.numel() <= 2 * ENOUGH or not positions:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from reslab.errors import RequestError
 from reslab.probe.checks import check_model
-from reslab.probe.diagnose import Diagnosis
+from reslab.probe.diagnose import Diagnosis, facts_of, name_of
+from reslab.probe.eager import eagerly
 from reslab.probe.reading import Reader, unscaled
 from reslab.probe.updates import Updates
 from reslab.probe.verdict.evidence import Evidence
@@ -92,7 +93,7 @@ class Watch:
         if self.step % self.every:
             return None
         self._reader = Reader(module, (arguments, keywords))
-        self._pass.enter_context(torch.compiler.set_stance("force_eager"))
+        self._pass.enter_context(eagerly())
         self._pass.enter_context(self._reader.trace.following())
         self._is_followed = True
         return self._reader.arguments
@@ -154,7 +155,13 @@ class Watch:
         """The verdict over what has been read so far."""
         if not self.readings:
             raise RequestError("Nothing has been read: no call of the model in train mode was followed by backward().")
-        return Diagnosis(self.readings, judge(Evidence(self.readings, self.losses)), losses=self.losses)
+        return Diagnosis(
+            self.readings,
+            judge(Evidence(self.readings, self.losses)),
+            losses=self.losses,
+            name=name_of(self.model),
+            facts=facts_of(self.model),
+        )
 
 
 def watch(

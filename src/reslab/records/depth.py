@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from reslab.records.surface import CurvatureRecord
+from reslab.records.surface import CurvatureRecord, SliceRecord
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ class DepthRecord:
         loss: of the whole network, that lesions are compared with.
         twin: with the shortcuts cut.
         curvature: of the loss around the weights.
+        slice: of the loss, along a random direction.
         noise_scale: samples at which the gradient's noise is as large as itself.
         not_measured: name of a field to the reason.
     """
@@ -122,5 +123,6 @@ class DepthRecord:
     loss: float | None = None
     twin: TwinRecord | None = None
     curvature: CurvatureRecord | None = None
+    slice: SliceRecord | None = None
     noise_scale: float | None = None
     not_measured: dict[str, str] = field(default_factory=dict)

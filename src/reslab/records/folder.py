@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reslab.errors import RequestError
+from reslab.records.diagnosis import ReadingRecord
 from reslab.records.files import read_records
+from reslab.records.flight import FlightRecord
+from reslab.records.nested import read_nested
 from reslab.records.training import BlockGradientRecord, EpochRecord, RunRecord, StepRecord
 
 
@@ -45,6 +48,21 @@ class RunFolder:
     def probes(self) -> Path:
         """Probe records."""
         return self.root / "probes.jsonl"
+
+    @property
+    def readings(self) -> Path:
+        """Reading records: whole passes, as a diagnosis sees them."""
+        return self.root / "readings.jsonl"
+
+    @property
+    def flight(self) -> Path:
+        """Flight records: the last steps of a run that failed or diverged."""
+        return self.root / "flight.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Scalars for TensorBoard, of a run that was tracked."""
+        return self.root / "tensorboard"
 
     @property
     def checkpoints(self) -> Path:
@@ -105,6 +123,14 @@ class RunFolder:
     def read_probes(self) -> list[BlockGradientRecord]:
         """probes.jsonl."""
         return read_records(self.probes, BlockGradientRecord)
+
+    def read_readings(self) -> list[ReadingRecord]:
+        """readings.jsonl."""
+        return read_nested(self.readings, ReadingRecord, key=lambda record: record.step)
+
+    def read_flight(self) -> list[FlightRecord]:
+        """flight.jsonl."""
+        return read_nested(self.flight, FlightRecord, key=lambda record: record.step)
 
 
 def find_runs(folder: Path) -> Iterator[RunFolder]:

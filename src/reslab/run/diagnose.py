@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Literal
 
 import torch
 
 from reslab.config import RunConfig, build
 from reslab.data.prepare import Data, Place
 from reslab.probe.diagnose import Diagnosis, diagnose
-from reslab.records import RunFolder
+from reslab.probe.verdict.evidence import Evidence
+from reslab.probe.verdict.judge import judge
+from reslab.records import LossRecord, ReadingRecord, RunFolder
 from reslab.run.assemble import build_subject
 from reslab.run.recorder import Display
 from reslab.run.use import data_of, open_run
 
 
-@dataclass(frozen=True)
-class Diagnosed:
-    """Whose diagnosis it is.
+def diagnose_config(
+    config: RunConfig, *, depth: Literal["quick", "full"] = "quick", twin: bool = False, display: Display | None = None
+) -> Diagnosis:
+    """What a config would train, as it stands before the first step; named after network and data.
 
     Args:
-        name: network and data, or the run.
-        diagnosis: of it.
-    """
-
-    name: str
-    diagnosis: Diagnosis
-
-
-def diagnose_config(config: RunConfig, *, display: Display | None = None) -> Diagnosed:
-    """What a config would train, as it stands before the first step.
+        config: of the training.
+        depth: see ``reslab.probe.diagnose.diagnose``.
+        twin: the same.
+        display: told about notes.
 
     Raises:
         RequestError: if the request can't be carried out.
@@ -37,29 +35,57 @@ def diagnose_config(config: RunConfig, *, display: Display | None = None) -> Dia
     device = build.device(config.train.device)
     subject = build_subject(config, display or Display(), device=device)
     batch = first_batch(subject.data, config, device=device)
-    name = f"{config.model.name} on {subject.data.source.name}"
-    return Diagnosed(name, diagnose(subject.model, batch, subject.task.loss))
+    found = diagnose(subject.model, batch, subject.task.loss, depth=depth, twin=twin)
+    return replace(found, name=f"{config.model.name} on {subject.data.source.name}")
 
 
-def diagnose_run(folder: RunFolder, *, weights: str = "", data_dir: str = "", device: str = "auto") -> Diagnosed:
-    """A finished run's network, on a batch as it was trained with.
+def diagnose_run(
+    folder: RunFolder,
+    *,
+    weights: str = "",
+    data_dir: str = "",
+    device: str = "auto",
+    depth: Literal["quick", "full"] = "quick",
+    twin: bool = False,
+) -> Diagnosis:
+    """A run over all of its training: what was read while it trained, and its network on a training batch as it is now.
+
+    Of a run that failed or isn't finished, what was read while it trained.
 
     Args:
         folder: of the run.
         weights: see ``open_run``.
         data_dir: where its data lies now.
         device: see ``config.build.device``.
+        depth: of the network as it is now; see ``reslab.probe.diagnose.diagnose``.
+        twin: the same.
 
     Raises:
         RequestError: if there is no run, or its data can't be found.
     """
-    place = build.device(device)
+    place, read, losses = build.device(device), tuple(folder.read_readings()), losses_of(folder)
+    if read and (status := folder.read_run().status) != "done":
+        name = f"{folder.root} ({status} after {len(losses)} steps)"
+        return Diagnosis(read, judge(Evidence(read, losses)), losses=losses, name=name)
     trained = open_run(folder, weights=weights, device=place)
     data = data_of(folder, trained, data_dir=data_dir, test=False)
     batch = first_batch(data, trained.config, device=place)
     task = build.task(trained.config.train, num_classes=len(trained.classes))
-    steps = max((record.step + 1 for record in folder.read_steps()), default=1)
-    return Diagnosed(str(folder.root), diagnose(trained.model, batch, task.loss, step=steps))
+    steps = max((record.step + 1 for record in losses), default=1)
+    now = diagnose(trained.model, batch, task.loss, step=steps, depth=depth, twin=twin)
+    return replace(over_all(now, read, losses), name=str(folder.root))
+
+
+def losses_of(folder: RunFolder) -> tuple[LossRecord, ...]:
+    """Of each step of a run."""
+    return tuple(LossRecord(record.step, record.loss) for record in folder.read_steps())
+
+
+def over_all(now: Diagnosis, read: tuple[ReadingRecord, ...], losses: tuple[LossRecord, ...]) -> Diagnosis:
+    """The diagnosis of a network as it is now, with what was read while it trained."""
+    readings = (*read, *now.readings)
+    judged = judge(Evidence(readings, losses, depth=now.depth))
+    return replace(now, readings=readings, judged=judged, losses=losses)
 
 
 def first_batch(data: Data, config: RunConfig, *, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

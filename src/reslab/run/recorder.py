@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from reslab.records import BlockGradientRecord, EpochRecord, RecordWriter, RunFolder, StepRecord
+from reslab.records import (
+    BlockGradientRecord,
+    EpochRecord,
+    ReadingRecord,
+    RecordWriter,
+    RunFolder,
+    StepRecord,
+    encode,
+    write_atomic,
+)
+from reslab.records.flight import FlightRecord
 from reslab.train.checkpoint import load_newest_checkpoint, save_checkpoint
 from reslab.train.fit import Recorder
 
@@ -39,9 +50,6 @@ class Follower(Recorder):
         """The checkpoint that the first process goes on from."""
         return load_newest_checkpoint(self.folder.checkpoints)[0] if self.resume else None
 
-    def close(self) -> None:
-        """Nothing is open."""
-
 
 class RunRecorder(Recorder):
     """Writes what happens during ``fit`` into a run's folder, and shows it.
@@ -50,12 +58,14 @@ class RunRecorder(Recorder):
         folder: of the run.
         display: where it is shown.
         resume: go on from the newest good checkpoint.
+        tracker: gets the records too; a tracking service, for instance.
     """
 
-    def __init__(self, folder: RunFolder, display: Display, *, resume: bool) -> None:
+    def __init__(self, folder: RunFolder, display: Display, *, resume: bool, tracker: Recorder | None = None) -> None:
         self.folder, self.display, self.resume = folder, display, resume
+        self.tracker = tracker or Recorder()
         self.steps, self.epochs = RecordWriter(folder.steps), RecordWriter(folder.epochs)
-        self.probes = RecordWriter(folder.probes)
+        self.probes, self.readings = RecordWriter(folder.probes), RecordWriter(folder.readings)
 
     def restore(self) -> dict[str, Any] | None:
         """The newest good checkpoint, if the run is to go on."""
@@ -72,15 +82,26 @@ class RunRecorder(Recorder):
         """Appends to steps.jsonl."""
         self.steps.write(record)
         self.display.step(record)
+        self.tracker.step(record)
 
     def epoch(self, record: EpochRecord) -> None:
         """Appends to epochs.jsonl."""
         self.epochs.write(record)
         self.display.epoch(record)
+        self.tracker.epoch(record)
 
-    def probe(self, records: Sequence[BlockGradientRecord]) -> None:
-        """Appends to probes.jsonl."""
-        self.probes.write(*records)
+    def probe(self, records: Sequence[BlockGradientRecord | ReadingRecord]) -> None:
+        """Appends to probes.jsonl, and whole readings to readings.jsonl."""
+        for record in records:
+            if isinstance(record, ReadingRecord):
+                self.readings.write(record)  # type: ignore[arg-type]  # the writer takes any record
+            else:
+                self.probes.write(record)
+        self.tracker.probe(records)
+
+    def flight(self, records: Sequence[FlightRecord]) -> None:
+        """Writes flight.jsonl anew."""
+        write_atomic(self.folder.flight, "".join(encode(asdict(record)) + "\n" for record in records))
 
     def checkpoint(self, state: dict[str, Any], *, step: int) -> None:
         """Saves into checkpoints/."""
@@ -92,5 +113,6 @@ class RunRecorder(Recorder):
 
     def close(self) -> None:
         """Closes the files."""
-        for writer in (self.steps, self.epochs, self.probes):
+        for writer in (self.steps, self.epochs, self.probes, self.readings):
             writer.close()
+        self.tracker.close()

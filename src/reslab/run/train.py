@@ -12,15 +12,17 @@ from reslab.errors import RequestError
 from reslab.models.resnet import ResNet
 from reslab.models.weights import save_weights
 from reslab.probe.gradients import BlockGradients, readings
+from reslab.probe.training import step_readings
 from reslab.records import Errors, RunFolder, RunRecord, encode, write_atomic
 from reslab.report.page import write_page
 from reslab.run.assemble import Parts, assemble
 from reslab.run.describe import lead_of, start_record
 from reslab.run.measure import evaluate_split
 from reslab.run.recorder import Display, Follower, RunRecorder
+from reslab.run.track import TensorBoard, check_track
 from reslab.train.distributed import joined, launched_ranks, local_device
 from reslab.train.failure import NonFiniteError
-from reslab.train.fit import FitResult, fit
+from reslab.train.fit import FitResult, Probe, fit
 from reslab.train.precise_norm import reestimate_norms
 from reslab.train.progress import Weights, copy_weights
 
@@ -56,6 +58,7 @@ def train(
         RequestError: before anything is written, if the request can't be carried out.
         NonFiniteError: if training diverged; the run's folder then holds ``failure/`` with the batch.
     """
+    check_track(config.train.track)
     ranks, device = launched_ranks(), local_device(build.device(config.train.device))
     display, folder = (display or Display()) if ranks.is_first else Display(), RunFolder(out)
     with joined(ranks, device):
@@ -110,10 +113,13 @@ def open_folder(folder: RunFolder, config: RunConfig, record: RunRecord, *, resu
 
 def fit_into(folder: RunFolder, record: RunRecord, parts: Parts, display: Display, *, resuming: bool) -> FitResult:
     """Runs ``fit`` with the folder as its recorder; notes a failure in run.json before it goes on up."""
-    is_first = parts.options.ranks.is_first
-    recorder = RunRecorder(folder, display, resume=resuming) if is_first else Follower(folder, resume=resuming)
+    is_first, total_steps = parts.options.ranks.is_first, parts.options.steps
     first_step = max((step.step for step in folder.read_steps()), default=-1) + 1 if resuming else 0
-    display.start(folder.name, total_steps=parts.options.steps, first_step=first_step)
+    recorder: Follower | RunRecorder = Follower(folder, resume=resuming)
+    if is_first:
+        tracker = TensorBoard(folder, total_steps=total_steps) if parts.config.train.track else None
+        recorder = RunRecorder(folder, display, resume=resuming, tracker=tracker)
+    display.start(folder.name, total_steps=total_steps, first_step=first_step)
     try:
         return fit(
             parts.model,
@@ -186,8 +192,8 @@ def check_out(folder: RunFolder, config: RunConfig, *, resume: bool, overwrite: 
 
 
 def differences(before: RunConfig, after: RunConfig) -> list[str]:
-    """Keys whose values differ, as phrases. Where the data lies and how many workers read it may change."""
-    free = ("data.dir", "data.workers", "data.download", "data.fit_batch")
+    """Keys whose values differ, as phrases. Where the data lies, how many workers read it, who looks on may change."""
+    free = ("data.dir", "data.workers", "data.download", "data.fit_batch", "train.track")
     phrases = []
     after = as_before(after, before)
     for path, _, _ in leaves():
@@ -214,12 +220,13 @@ def as_before(config: RunConfig, before: RunConfig) -> RunConfig:
 
 def clear_folder(folder: RunFolder) -> None:
     """Removes the files of an earlier run, and only those."""
-    for path in (folder.config, folder.run, folder.steps, folder.epochs, folder.probes, folder.report):
+    for path in (folder.config, folder.run, folder.steps, folder.epochs, folder.probes, folder.readings, folder.flight):
         path.unlink(missing_ok=True)
-    for path in (folder.weights, folder.weights_card, folder.last_weights):
+    for path in (folder.weights, folder.weights_card, folder.last_weights, folder.report):
         path.unlink(missing_ok=True)
     for sub_folder, patterns in (
         (folder.checkpoints, ("step-*.pt", "step-*.json")),
+        (folder.tensorboard, ("events.out.tfevents.*",)),
         (folder.failure, ("batch.safetensors", "failure.json")),
     ):
         for pattern in patterns:
@@ -227,17 +234,27 @@ def clear_folder(folder: RunFolder) -> None:
                 path.unlink()
 
 
-def make_probes(parts: Parts, *, display: Display) -> list[BlockGradients]:
-    """The gradient at each block, about twenty times in the run, where that can be read."""
+def make_probes(parts: Parts, *, display: Display) -> list[Probe]:
+    """The gradient at each block, about twenty times in the run, and whole readings at eight steps, where they can be.
+
+    Of several processes none reads: each sees a part of the batch only.
+    """
+    model, total_steps = parts.model, parts.options.steps
     if not parts.config.train.probe or not parts.options.ranks.is_first:
         return []
     if parts.options.ranks.world > 1:
-        display.note("gradient per block: not recorded, because each process sees a part of the batch only")
+        display.note("readings, gradient per block: not recorded, because each process sees a part of the batch only")
         return []
-    if not isinstance(parts.model, ResNet):
+    probes: list[Probe] = []
+    if isinstance(model, ResNet):
+        probes.append(BlockGradients([name for name, _ in model.blocks()], when=readings(total_steps)))
+    else:
         display.note("gradient per block: not recorded, because this network doesn't say what its blocks are")
-        return []
-    return [BlockGradients([name for name, _ in parts.model.blocks()], when=readings(parts.options.steps))]
+    try:
+        probes.append(step_readings(model, parts.optimizer, total_steps=total_steps))
+    except RequestError as error:
+        display.note(f"readings: not recorded. {error}")
+    return probes
 
 
 def finish_record(record: RunRecord, parts: Parts, result: FitResult) -> None:
@@ -319,8 +336,10 @@ def save_failure(folder: RunFolder, record: RunRecord, error: NonFiniteError) ->
         "epoch": error.epoch,
         "lr": error.lr,
         **asdict(error.origin),
+        "before": error.before,
         "sentence": str(error),
         "batch": "failure/batch.safetensors",
+        "flight": folder.flight.name,
     }
     write_atomic(folder.failure / "failure.json", encode(failure, indent=2))
     record.status, record.failure = "failed", failure

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reslab.errors import WorkFailed
+from reslab.records import StepRecord
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,21 @@ class NonFiniteError(WorkFailed):
     """Training stopped at a non-finite loss or gradient.
 
     Args:
-        step: of the failed optimiser step; the weights are those before it.
-        epoch: counts from 0.
+        record: of the failed optimiser step, with its step, epoch and rate; the weights are those before it.
         what: ``"loss"`` or ``"gradient"``.
-        lr: learning rate of the step.
         origin: where it first appeared.
-        images: the batch, (N, C, H, W).
-        labels: its labels, (N,).
+        batch: images, (N, C, H, W), and their labels, (N,).
+        before: what the steps before were like, in words; empty if there were none.
     """
 
-    def __init__(self, step: int, epoch: int, what: str, *, lr: float, origin: Origin, images: Tensor, labels: Tensor):
-        super().__init__(f"Non-finite {what} at step {step} (epoch {epoch}, lr {lr:.4g}): {origin.sentence()}.")
-        self.step, self.epoch, self.what, self.lr = step, epoch, what, lr
-        self.origin, self.images, self.labels = origin, images, labels
+    def __init__(
+        self, record: StepRecord, what: str, *, origin: Origin, batch: tuple[Tensor, Tensor], before: str = ""
+    ) -> None:
+        where = f"step {record.step} (epoch {record.epoch}, lr {record.lr:.4g})"
+        super().__init__(f"Non-finite {what} at {where}: {origin.sentence()}. {before}".rstrip())
+        self.step, self.epoch, self.what, self.lr = record.step, record.epoch, what, record.lr
+        self.origin, self.before = origin, before
+        self.images, self.labels = batch
 
 
 def find_origin(model: nn.Module, images: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Origin:

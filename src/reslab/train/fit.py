@@ -13,13 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from reslab.records import BlockGradientRecord, EpochRecord, StepRecord
+from reslab.records import BlockGradientRecord, EpochRecord, ReadingRecord, StepRecord
+from reslab.records.flight import FlightRecord
 from reslab.train.backward import backward
 from reslab.train.compiled import compiled
 from reslab.train.evaluate import Batches, Task, autocast, evaluate, to_device
 from reslab.train.failure import NonFiniteError, find_origin
+from reslab.train.flight import Flight, clip_gradients
 from reslab.train.interrupts import catch_interrupts
 from reslab.train.meter import Meter, Reading, Waits
+from reslab.train.onset import explain
 from reslab.train.optim import l1_penalty, moving_average
 from reslab.train.options import FitOptions, check_options, reading_interval
 from reslab.train.progress import Progress, Weights, copy_weights, load_state, state_of
@@ -33,13 +36,13 @@ class Probe(Protocol):
     """Looks into the network while it trains."""
 
     def attach(self, model: nn.Module) -> Any:
-        """A context in which the probe is attached to the model; opened for each step that is due, and no other."""
+        """A context in which the probe is attached to the model: for the forward and backward pass of a due step."""
 
     def due(self, step: int) -> bool:
         """Whether it reads this step, which then runs uncompiled."""
 
-    def read(self, step: int, *, grad_scale: float = 1.0) -> Sequence[BlockGradientRecord]:
-        """What it saw in the backward pass of this step."""
+    def read(self, step: int, *, grad_scale: float = 1.0) -> Sequence[BlockGradientRecord | ReadingRecord]:
+        """What it saw in this step, which has just been taken; its gradients are still there, unscaled and clipped."""
 
 
 class Recorder:
@@ -55,14 +58,20 @@ class Recorder:
     def epoch(self, record: EpochRecord) -> None:
         """After each epoch."""
 
-    def probe(self, records: Sequence[BlockGradientRecord]) -> None:
+    def probe(self, records: Sequence[BlockGradientRecord | ReadingRecord]) -> None:
         """After each reading of a probe."""
+
+    def flight(self, records: Sequence[FlightRecord]) -> None:
+        """The last steps, before training fails or as it begins to diverge."""
 
     def checkpoint(self, state: dict[str, Any], *, step: int) -> None:
         """After each epoch and on interruption; ``state`` is all that going on needs."""
 
     def note(self, text: str) -> None:
         """Something that the user should know; each is said once."""
+
+    def close(self) -> None:
+        """At the end, by whoever made it."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +120,11 @@ def fit(
         schedule: step to learning rate.
         options: see ``FitOptions``.
         recorder: gets every record and checkpoint.
-        probes: read after every backward pass.
+        probes: read after every step that they are due at.
 
     Raises:
         NonFiniteError: at a NaN or infinity in the loss or the gradient. The weights are those before that step.
+            The recorder gets the last hundred steps before, and the error says in words how it came.
             Under fp16, a gradient that overflows is no failure: the step is skipped and the loss scale halved, until
             the scale falls below 1.
 
@@ -136,6 +146,7 @@ def fit(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     read_every = options.read_every or reading_interval(optimizer, options)
     meter, rates, waits = Meter(ranks, device), RateCheck(), Waits()
+    flight = Flight(model, parameters, read_every=read_every)
     pending: list[StepRecord] = []  # steps whose loss and norm are still on the device
     status: Literal["done", "early", "interrupted"] = "done"
 
@@ -170,16 +181,16 @@ def fit(
                     for probe in due:
                         looking.enter_context(probe.attach(model))
                     loss, wrong = backward(forward, task, images, labels, options=options, scaler=scaler)
-                penalty = None
-                if options.l1:
-                    penalty = options.l1 * l1_penalty(model)
-                    scaler.scale(penalty).backward()
+                    penalty = None
+                    if options.l1:
+                        penalty = options.l1 * l1_penalty(model)
+                        scaler.scale(penalty).backward()
 
                 # ---- the gradient: unscaled, measured, clipped
                 grad_scale = scaler.get_scale()
                 scaler.unscale_(optimizer)
-                max_norm = options.clip_grad_norm or math.inf
-                grad_norm = nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
+                grad_norm, norms = clip_gradients(parameters, options.clip_grad_norm or math.inf)
+                flight.note(progress.step, norms)
                 meter.add(loss, grad_norm, wrong, grad_scale=grad_scale, penalty=penalty)
                 pending.append(StepRecord(progress.step, progress.epoch, lr, math.nan, math.nan))
 
@@ -191,15 +202,19 @@ def fit(
                     late = progress.step - failed[0].step  # noticed late: the weights are still those before it
                     if late:
                         images, labels = batch_before(train_loader, progress, steps=late)
-                    raise failure(model, task, images.to(device), labels.to(device), failed, options=options)
-                for probe in due:
-                    recorder.probe(probe.read(progress.step, grad_scale=grad_scale))
+                    for record, found in zip(pending, readings[: len(pending) - late], strict=False):
+                        flight.complete(complete(record, found, has_penalty=penalty is not None))
+                    recorder.flight(last_steps := flight.records())
+                    batch = images.to(device), labels.to(device)
+                    raise failure(model, task, batch, failed, options=options, before=explain(last_steps))
 
                 # ---- the step
                 if read_every > 1:
                     optimizer.found_inf, optimizer.grad_scale = meter.bad, None  # type: ignore[attr-defined]
                 scaler.step(optimizer)
                 scaler.update()
+                for probe in due:
+                    recorder.probe(probe.read(progress.step, grad_scale=grad_scale))
                 if average is not None:
                     average.update_parameters(model)
                 if changed := rates.see(progress.step, expected=lr, optimizer=optimizer):
@@ -209,8 +224,12 @@ def fit(
                 # ---- what happened, as far as it is known
                 if reading:
                     for record, found in zip(pending, readings, strict=True):
-                        recorder.step(complete(record, found, has_penalty=penalty is not None))
+                        completed = complete(record, found, has_penalty=penalty is not None)
+                        recorder.step(completed)
                         progress.count(found, batch_size)
+                        if warning := flight.complete(completed):
+                            recorder.flight(flight.records())
+                            recorder.note(warning)
                     pending = []
                 if options.hold is not None and progress.let_go(options.hold, step=progress.step):
                     recorder.note(f"warm-up ended after {progress.step + 1} steps: the rate is the scheduled one now")
@@ -340,14 +359,14 @@ def batch_before(loader: Batches, progress: Progress, *, steps: int) -> tuple[Te
 def failure(
     model: nn.Module,
     task: Task,
-    images: Tensor,
-    labels: Tensor,
+    batch: tuple[Tensor, Tensor],
     failed: tuple[StepRecord, Reading, Literal["loss", "gradient"]],
     *,
     options: FitOptions,
+    before: str,
 ) -> NonFiniteError:
     """The error to raise: the failed batch is repeated, to find the first module that produced a non-finite number."""
-    record, found, what = failed
+    (images, labels), (record, found, what) = batch, failed
 
     def loss_of(outputs: Tensor) -> Tensor:
         penalty = options.l1 * l1_penalty(model) if options.l1 else 0.0
@@ -355,4 +374,4 @@ def failure(
 
     with autocast(options.amp, options.device):
         origin = find_origin(model, images, loss_of)
-    return NonFiniteError(record.step, record.epoch, what, lr=record.lr, origin=origin, images=images, labels=labels)
+    return NonFiniteError(record, what, origin=origin, batch=batch, before=before)

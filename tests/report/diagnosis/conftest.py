@@ -9,6 +9,7 @@ import pytest
 
 from reslab.records import (
     BlockFlowRecord,
+    CurvatureRecord,
     DepthRecord,
     FindingRecord,
     JacobianRecord,
@@ -19,6 +20,7 @@ from reslab.records import (
     PathRecord,
     ReadingRecord,
     ShatteringRecord,
+    SliceRecord,
     TensorRecord,
     TwinRecord,
     VerdictRecord,
@@ -168,6 +170,8 @@ def depth_record(count: int) -> DepthRecord:
             for index, name in enumerate(names)
         ),
         loss=2.3,
+        curvature=CurvatureRecord(3.5, 12, 1e-4, 1e-3, True),
+        slice=SliceRecord("net", (-1.0, -0.5, 0.0, 0.5, 1.0), (9.0, 3.0, 2.3, 3.1, math.inf), "batch", 0),
         twin=TwinRecord(2.4, tuple(2.0 ** (count - index) for index in range(count))),
     )
 

@@ -15,7 +15,19 @@ from reslab.report.diagnosis.charts import CHARTS, draw
 from reslab.report.diagnosis.palette import DARK, in_dark
 from reslab.report.diagnosis.picture import Picture
 
-NAMES = {"flow", "split", "heatmap", "signal", "updates", "paths", "shattering", "lesions", "jacobian", "spine"}
+NAMES = {
+    "flow",
+    "split",
+    "heatmap",
+    "signal",
+    "updates",
+    "paths",
+    "shattering",
+    "lesions",
+    "jacobian",
+    "surface",
+    "spine",
+}
 HEX = re.compile(r"#[0-9A-Fa-f]{6}")
 
 

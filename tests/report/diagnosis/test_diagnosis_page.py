@@ -100,7 +100,7 @@ def test_the_card_of_the_run_has_what_was_read_and_what_the_caller_adds(make_cas
 def test_every_picture_has_its_conclusion_or_its_reason(make_case, make_depth, tmp_path):
     page = Reading(write_diagnosis(make_case(depth=make_depth(9)), tmp_path / "page.html"))
     specs = json.loads(page.scripts["specs"])
-    assert set(specs) == {"flow", "split", "signal", "paths", "shattering", "lesions", "jacobian"}
+    assert set(specs) == {"flow", "split", "signal", "paths", "shattering", "lesions", "jacobian", "surface"}
     for spec in specs.values():
         assert spec["description"].replace("\u00a0", " ") in page.text
     for reason in ("one step was read", "no step of an optimiser was seen"):

@@ -6,7 +6,13 @@ from collections.abc import Callable, Sequence
 
 from reslab.errors import RequestError, unknown
 from reslab.records import DepthRecord, FindingRecord, ReadingRecord
-from reslab.report.diagnosis.depth import jacobian_spectra, lesion_bars, path_spectrum, shattering_curve
+from reslab.report.diagnosis.depth import (
+    jacobian_spectra,
+    lesion_bars,
+    path_spectrum,
+    shattering_curve,
+    surface_slice,
+)
 from reslab.report.diagnosis.flow_strip import flow_strip
 from reslab.report.diagnosis.heatmap import heatmap
 from reslab.report.diagnosis.picture import Picture
@@ -26,6 +32,7 @@ CHARTS: dict[str, Builder] = {
     "shattering": shattering_curve,
     "lesions": lesion_bars,
     "jacobian": jacobian_spectra,
+    "surface": surface_slice,
     "heatmap": heatmap,
     "spine": spine,
 }

@@ -14,6 +14,7 @@ from reslab.report.diagnosis.axes import MARGIN, WIDTH, bands, depth_axis, inlin
 from reslab.report.diagnosis.palette import BRANCH, LINE
 from reslab.report.diagnosis.picture import Picture
 from reslab.report.diagnosis.places import Depth, depth_of, is_measured
+from reslab.report.surface import slice_caption, slice_chart, slice_rows
 from reslab.report.theme import ALARM, INK, SOLID, Row, dress, log_ticks
 
 HEIGHT = 200
@@ -312,3 +313,28 @@ def _jacobian_words(records: Sequence[JacobianRecord]) -> str:
     return (
         f"{what} {verb} small changes: {mean:.3g} times at the root mean square{most}. At 1 lengths stay as they are."
     )
+
+
+# ---- the loss around the weights
+
+
+def surface_slice(readings: Sequence[ReadingRecord], depth: DepthRecord | None = None) -> Picture:
+    """The loss along one random direction in the space of the weights.
+
+    Reference:
+        Li et al. 2018, arXiv:1712.09913, sec. 4.
+    """
+    key, title = "surface", "The loss around the weights"
+    if depth is None or depth.slice is None:
+        return _missing(key, title, "slice", depth)
+    records = [depth.slice]
+    if not any(map(math.isfinite, depth.slice.losses)):
+        return Picture(key, title, "No loss along the direction is finite.", None)
+    curvature = depth.curvature
+    words = slice_caption(records)
+    if curvature is not None and curvature.has_converged:
+        words += f" The greatest curvature of the loss is {curvature.largest:.3g}."
+    notes = (
+        "Each filter of a random direction is scaled to the norm of the filter that it moves; 0 is the network itself."
+    )
+    return Picture(key, title, words, slice_chart(records), slice_rows(records), notes=notes)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from reslab.errors import RequestError
+from reslab.records import DepthRecord, ReadingRecord, VerdictRecord
+from reslab.records.nested import from_plain
 from reslab.records.strict_json import NON_FINITE
 from reslab.report.diagnosis.case import Case
 from reslab.report.embedding import script_json
@@ -52,6 +54,29 @@ def read_page(path: Path | str) -> dict[str, Any]:
     if whole["schema_version"] > PAGE_SCHEMA:
         raise RequestError(f"{path} has schema {whole['schema_version']}, this reslab knows {PAGE_SCHEMA}: upgrade it.")
     return {**whole, "diagnoses": [_unpacked(_completed(diagnosis)) for diagnosis in whole["diagnoses"]]}
+
+
+def read_cases(path: Path | str) -> list[Case]:
+    """The diagnoses inside a page, as records again.
+
+    Raises:
+        RequestError: for another file, or one that a newer version has written, or that is damaged.
+    """
+    try:
+        return [_case_of(diagnosis) for diagnosis in read_page(path)["diagnoses"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise RequestError(f"The records in {path} are damaged ({error}). Make the page anew.") from None
+
+
+def _case_of(diagnosis: dict[str, Any]) -> Case:
+    depth = diagnosis["depth"]
+    return Case(
+        name=diagnosis["name"],
+        judged=from_plain(VerdictRecord, diagnosis),
+        readings=from_plain(tuple[ReadingRecord, ...], diagnosis["readings"]),
+        depth=None if depth is None else from_plain(DepthRecord, depth),
+        facts=diagnosis["facts"],
+    )
 
 
 def plain(value: Any) -> Any:

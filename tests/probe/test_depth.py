@@ -1,0 +1,94 @@
+"""``depth="full"`` measures everything, lists what it can't with the reason, and leaves the network alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import reslab
+from reslab.errors import RequestError
+from reslab.probe.depth import fewer
+
+
+def batch(num: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(num, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(num) % 3
+
+
+@pytest.fixture(scope="module")
+def full() -> reslab.probe.diagnose.Diagnosis:
+    torch.manual_seed(0)
+    return reslab.diagnose(reslab.create_model("resnet14", 3), batch(), F.cross_entropy, depth="full", twin=True)
+
+
+def test_everything_is_measured(full):
+    depth = full.depth
+    assert depth.not_measured == {}
+    assert len(depth.paths.energies) == len(full.blocks) + 1 == 7
+    assert [lesion.name for lesion in depth.lesions] == [block.name for block in full.blocks]
+    assert [part.name for part in depth.jacobians] == ["all", "layer1", "layer2", "layer3"]
+    assert len(depth.twin.grad_norms) == len(full.blocks)
+    assert depth.slice.losses[len(depth.slice.losses) // 2] == pytest.approx(full.readings[0].loss, rel=1e-4)
+    assert depth.shattering.half > 0
+    assert depth.curvature.iterations > 0
+    assert depth.noise_scale > 0
+
+
+def test_the_rules_hear_of_it(full):
+    assert "SHATTERED" in full.judged.clean
+    assert "depth='full'" not in "".join(full.not_checked.values())
+
+
+def test_every_picture_and_the_page(full, tmp_path):
+    for name in ("flow", "split", "paths", "shattering", "lesions", "jacobian", "surface", "spine"):
+        assert full.chart(name).is_drawn, name
+    assert "shortcuts cut" in full.chart("flow").caption
+    page = full.save(tmp_path / "page.html")
+    assert "Diagnosis of ResNet" in page.read_text()
+    assert json.loads(full.to_json())["depth"]["lesions"][0]["name"] == "layer1.0"
+
+
+def test_what_cannot_be_measured_is_listed():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
+    depth = reslab.diagnose(model, batch(), F.cross_entropy, depth="full").depth
+    assert depth.paths is None
+    assert "no residual additions" in depth.not_measured["paths"]
+    assert depth.lesions == ()
+    assert depth.jacobians
+
+
+def test_words_have_no_way_between_them():
+    model = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(8, 3))
+    words = torch.arange(24).reshape(12, 2) % 10
+    depth = reslab.diagnose(model, (words, torch.arange(12) % 3), F.cross_entropy, depth="full").depth
+    assert "whole numbers" in depth.not_measured["shattering"]
+
+
+def test_the_network_is_left_as_it_was():
+    torch.manual_seed(0)
+    model = reslab.create_model("resnet8", 3).eval()
+    before, numbers = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
+    reslab.diagnose(model, batch(), F.cross_entropy, depth="full", twin=True)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), numbers)
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_twin_alone():
+    depth = reslab.diagnose(reslab.create_model("resnet8", 3), batch(), F.cross_entropy, twin=True).depth
+    assert len(depth.twin.grad_norms) == 3
+    assert depth.paths is None
+
+
+def test_another_word_for_the_depth_is_refused():
+    with pytest.raises(RequestError, match="depth is quick or full, got 'deep'"):
+        reslab.diagnose(nn.Linear(3, 3), (torch.ones(2, 3), torch.zeros(2).long()), F.cross_entropy, depth="deep")
+
+
+def test_fewer_samples():
+    (images, mask), labels = fewer(((torch.ones(9, 2), torch.ones(5)), torch.arange(9)), 4)
+    assert (len(images), len(mask), len(labels)) == (4, 5, 4)
