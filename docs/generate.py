@@ -25,7 +25,18 @@ from reslab.models.families import cifar
 from reslab.models.structure import read_structure
 from reslab.models.summary import describe_model, image_shape
 from reslab.models.table import CATALOG_FILE, catalog_rows
-from reslab.records import BlockGradientRecord, EpochRecord, Errors, RangeRecord, RangeStep, RunRecord, StepRecord
+from reslab.probe.verdict.judge import RULES
+from reslab.records import (
+    BlockGradientRecord,
+    EpochRecord,
+    Errors,
+    FlightRecord,
+    RangeRecord,
+    RangeStep,
+    ReadingRecord,
+    RunRecord,
+    StepRecord,
+)
 from reslab.report.structure import draw_structure
 
 DOCS = Path(__file__).parent
@@ -35,6 +46,8 @@ RECORDS = {
     "steps.jsonl": StepRecord,
     "epochs.jsonl": EpochRecord,
     "probes.jsonl": BlockGradientRecord,
+    "readings.jsonl": ReadingRecord,
+    "flight.jsonl": FlightRecord,
     "lr-range.json": RangeRecord,
     "its steps": RangeStep,
 }
@@ -189,7 +202,17 @@ def arguments(docstring: str) -> dict[str, str]:
     return {key: as_markdown(text) for key, text in found.items()}
 
 
+def rules() -> str:
+    """What the verdict looks for, causes before consequences."""
+    rows = [
+        (f"`{rule.id}`", (rule.check.__doc__ or "").split(": ", 1)[1].rstrip("."), rule.severity, rule.basis)
+        for rule in sorted(RULES, key=lambda rule: rule.rank)
+    ]
+    return table(("rule", "what it finds", "severity", "threshold from"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "rules": rules,
     "catalog": catalog,
     "choices": choices,
     "connections": connections,

@@ -205,6 +205,13 @@ SICK: list[Patient] = [
     at_start(
         "plain without norms: perceptron of 40", "test", lambda: Perceptron(40, norm=None, width=96), (ALIKE, VANISHES)
     ),
+    at_start(
+        "plain without norms: sequence of 70",
+        "test",
+        lambda: Sequence(35, width=32, residual=False, norm=False),
+        (ALIKE, VANISHES),
+    ),
+    at_start("plain without norms: plain68", "test", cnn("plain68", norm="none"), (ALIKE, VANISHES, "SHATTERED")),
     at_start("residual without norms: resnet56", "fit", cnn("resnet56", norm="none"), EXPLODES),
     at_start("residual without norms: resnet110", "fit", cnn("resnet110", norm="none"), EXPLODES),
     at_start("residual without norms: sequence of 25 blocks", "test", lambda: Sequence(25, norm=False), EXPLODES),
@@ -244,6 +251,13 @@ SICK: list[Patient] = [
     at_start("gain too large: perceptron", "fit", lambda: Perceptron(12, norm=None), EXPLODES, scale_weights(10)),
     at_start("gain too large: sequence", "test", lambda: Sequence(8, norm=False), EXPLODES, scale_weights(5)),
     at_start("gain too large: transformer", "test", lambda: Tokens(6), (*EXPLODES, "SATURATED"), scale_weights(10)),
+    at_start(
+        "gain too large: transformer of 10",
+        "test",
+        lambda: Tokens(10, width=48),
+        (*EXPLODES, "SATURATED"),
+        scale_weights(8),
+    ),
     at_start(
         "gain too small: plain20 without norms",
         "fit",

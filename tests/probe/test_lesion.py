@@ -211,7 +211,7 @@ def test_frozen_networks_are_studied_too():
 
 
 def test_a_branch_that_is_zero_is_not_missed():
-    model = reslab.create_model("resnet8", 3, zero_init_residual=True)
+    model = reslab.create_model("resnet8", 3, shortcut="projection", zero_init_residual=True)
     found = lesions(model, batch(), F.cross_entropy, mode="train")
     assert [lesion.increase for lesion in found.lesions] == [0.0] * 3
 

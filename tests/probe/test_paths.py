@@ -191,7 +191,7 @@ def test_what_goes_through_a_gate_counts_as_branch():
 
 
 def test_branches_that_begin_at_zero_leave_the_shortest_path_alone():
-    model = reslab.create_model("resnet20", num_classes=3, zero_init_residual=True).double()
+    model = reslab.create_model("resnet20", num_classes=3, shortcut="projection", zero_init_residual=True).double()
     record = path_spectrum(model, images(), F.cross_entropy)
     assert record.energies[0] == 1
     assert (record.effective, record.proxy, record.low, record.high) == (0, 0, 0, 0)

@@ -201,7 +201,7 @@ class Fails(nn.Module):
 def test_the_model_is_as_it_was_after_an_exception_of_its_own():
     model = Fails()
     before = state_of(model)
-    with pytest.raises(ArithmeticError, match="mine"), untouched(model):
+    with pytest.raises(RequestError, match="forward pass raised ArithmeticError: mine"), untouched(model):
         read(model, batch(), F.cross_entropy)
     assert same(before, state_of(model))
 
@@ -232,3 +232,59 @@ def test_a_model_that_writes_over_its_input_leaves_the_batch_alone():
     before = images.clone()
     read(Centres(), (images, labels), F.cross_entropy)
     assert torch.equal(images, before)
+
+
+class Joins(nn.Module):
+    """Its skip is a join, as in a U-Net; one part is an operation of its own."""
+
+    class Same(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.cat([x, self.Same.apply(self.first(x))], dim=1))
+
+
+def test_what_cannot_be_split_is_named():
+    reading = read(Joins(), (torch.randn(5, 4), torch.zeros(5).long()), F.cross_entropy)
+    assert reading.unsplit == ("1 joins by torch.cat", "the operation Same of one's own")
+    assert read(nn.Linear(4, 3), (torch.randn(5, 4), torch.zeros(5).long()), F.cross_entropy).unsplit == ()
+
+
+def test_reentrant_checkpointing_is_named():
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.utils.checkpoint.checkpoint(self.layer, x, use_reentrant=True)
+
+    reading = read(Hidden(), (torch.randn(5, 4), torch.zeros(5).long()), F.cross_entropy)
+    assert reading.unsplit == ("1 parts under reentrant checkpointing",)
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "message"),
+    [
+        ((2, 5), torch.zeros(2).long(), r"forward pass raised RuntimeError: .*mat1 .* float32 \(2, 5\)"),
+        ((2, 4), torch.zeros(3).long(), r"loss_fn raised ValueError: .* float32 \(2, 3\), int64 \(3,\)"),
+        ((2, 4), torch.full((2,), 7), r"loss_fn raised IndexError: Target 7"),
+    ],
+)
+def test_what_the_users_code_raises_is_one_error_and_the_model_is_as_it_was(shape, labels, message):
+    model = nn.Linear(4, 3)
+    before = state_of(model)
+    with pytest.raises(RequestError, match=message) as raised:
+        reslab.diagnose(model, (torch.ones(shape), labels), F.cross_entropy)
+    assert raised.value.__cause__ is not None
+    assert same(before, state_of(model))

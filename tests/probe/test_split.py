@@ -114,7 +114,7 @@ def test_a_tap_on_the_stream_is_the_other_part():
 
 
 def test_a_branch_that_starts_at_zero_has_no_share():
-    model = reslab.create_model("resnet20", num_classes=3, zero_init_residual=True).double()
+    model = reslab.create_model("resnet20", num_classes=3, shortcut="projection", zero_init_residual=True).double()
     splits = splits_of(model, torch.randn(4, 3, 32, 32, dtype=torch.float64))
     assert all(split.branch_norm == 0 and split.branch_share == 0 for split in splits)
     assert all(math.isnan(split.cosine) for split in splits)

@@ -205,7 +205,7 @@ def test_words_go_in_as_numbers():
 
 
 def test_a_branch_that_starts_at_zero_hands_on_nothing():
-    model = reslab.create_model("resnet8", 3, zero_init_residual=True)
+    model = reslab.create_model("resnet8", 3, shortcut="projection", zero_init_residual=True)
     assert cut_twin(model, batch(dtype=torch.float32), F.cross_entropy).grad_norms == (0.0,) * 3
 
 

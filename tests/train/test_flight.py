@@ -164,7 +164,7 @@ def test_a_failure_tells_which_gradient_grew_first(loaders, task):
     with pytest.raises(WorkFailed) as caught:
         train(model, loaders, task, recorder=keep, lr=lambda step: 1e-4, steps=40)
     assert (caught.value.step, caught.value.origin.module) == (29, "2")
-    assert "the gradient of 1." in caught.value.before  # the layer before it; the one behind has the usual gradient
+    assert "The gradient of 1." in caught.value.before  # the layer before it; the one behind has the usual gradient
     assert "first of 2 of 4 parameters to grow; the loss had not risen yet." in str(caught.value)
     [records] = keep.flights
     assert [one.step for one in records] == list(range(30))

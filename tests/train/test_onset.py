@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from reslab.records.flight import FlightRecord
-from reslab.train.onset import explain, growth_of
+from reslab.train.onset import explain, growth_of, onset
 
 NAMES = ("conv1.weight", "layer1.0.conv1.weight", "layer1.0.conv2.weight", "fc.weight")
 
@@ -46,7 +46,7 @@ def test_a_slow_growth_in_one_layer_is_named_with_step_and_factor():
     assert found.start == pytest.approx(450, abs=6)
     assert found.factor == pytest.approx(1.15, abs=0.02)
     assert found.times == pytest.approx(1.15**49, rel=1.0)
-    assert "the gradient of layer1.0.conv2.weight grew from step 4" in said
+    assert "The gradient of layer1.0.conv2.weight grew from step 4" in said
     assert "by a factor of 1.14 a step" in said
     assert "the first of 1 of 4 parameters to grow; the loss followed" in said
 
@@ -54,7 +54,7 @@ def test_a_slow_growth_in_one_layer_is_named_with_step_and_factor():
 def test_the_first_of_several_is_named():
     gradients = {name: growing(start, 1.5) for name, start in zip(NAMES, (80, 70, 60, 85), strict=True)}
     said = explain(history(gradients=gradients))
-    assert "the gradient of layer1.0.conv2.weight grew from step 459 on by a factor of 1.49 a step" in said
+    assert "The gradient of layer1.0.conv2.weight grew from step 459 on by a factor of 1.49 a step" in said
     assert said.endswith("the first of 4 of 4 parameters to grow; the loss had not risen yet.")
 
 
@@ -67,20 +67,20 @@ def test_a_nan_from_one_batch_comes_out_of_nothing():
 def test_a_loss_that_rose_first_is_said_to():
     gradients = dict.fromkeys(NAMES, growing(90, 3.0))
     said = explain(history(loss=growing(60, 1.2), gradients=gradients))
-    assert said.startswith("Before it the loss grew from step 4")
+    assert said.startswith("The loss grew from step 4")
     assert "by a factor of 1.2" in said
-    assert "4 of 4 parameters' gradients followed, first that of" in said
+    assert "the gradients of 4 of 4 parameters followed, first that of" in said
 
 
 def test_a_loss_that_rose_alone_is_said_to():
     said = explain(history(loss=growing(60, 1.2)))
-    assert said.startswith("Before it the loss grew from step 4")
+    assert said.startswith("The loss grew from step 4")
     assert said.endswith("while no parameter's gradient did.")
 
 
 def test_a_jump_at_the_last_step_is_no_growth_per_step():
     said = explain(history(gradients={"fc.weight": lambda index: 1000.0 if index == 99 else 1.0}))
-    assert "the gradient of fc.weight jumped at step 499, to" in said
+    assert "The gradient of fc.weight jumped at step 499, to" in said
     assert "a step" not in said
 
 
@@ -97,7 +97,7 @@ def test_a_value_that_came_back_has_not_grown():
 def test_the_failing_steps_own_numbers_count_where_they_are_finite():
     records = history(gradients={"fc.weight": growing(95, 3.0)})
     last = replace(records[-1], grad_norms=dict.fromkeys(NAMES, 0.1) | {"fc.weight": 0.1 * 3.0**5})
-    assert "the gradient of fc.weight grew from step 49" in explain([*records[:-1], last])
+    assert "The gradient of fc.weight grew from step 49" in explain([*records[:-1], last])
 
 
 def test_few_steps_are_told_one_by_one():
@@ -119,9 +119,14 @@ def test_fp16_steps_that_overflowed_are_left_out():
     records = history(gradients={"fc.weight": growing(60, 1.3)})
     skipped = replace(records[70], grad_norms=dict.fromkeys(NAMES, math.inf), grad_norm=math.inf)
     said = explain([*records[:70], skipped, *records[71:]])
-    assert "the gradient of fc.weight grew from step 4" in said
+    assert "The gradient of fc.weight grew from step 4" in said
 
 
 @pytest.mark.parametrize("values", [[1.0] * 30, [0.0] * 30, [math.nan] * 30, [1.0, 2.0]])
 def test_what_does_not_grow_has_no_growth(values):
     assert growth_of(list(enumerate(values)), least=10) is None
+
+
+def test_of_a_history_in_which_nothing_grew_there_is_no_onset():
+    assert onset(history()) == ""
+    assert "The gradient of fc.weight grew" in onset(history(gradients={"fc.weight": growing(60, 1.3)}))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from reslab.errors import RequestError
+from reslab.probe.eager import eagerly
 from reslab.probe.graph import Addition, Graph, Side
 from reslab.probe.inputs import call, mapped, size_of, with_gradients, with_graph
 from reslab.probe.reading import Batch, LossFn, node_of, sources
@@ -64,7 +65,7 @@ def path_spectrum(model: nn.Module, batch: Batch, loss_fn: LossFn, *, max_produc
     if max_products < 1:
         raise RequestError(f"max_products is {max_products}; expected at least 1.")
     inputs, targets = batch
-    with torch.inference_mode(False), torch.enable_grad(), untouched(model), torch.compiler.set_stance("force_eager"):
+    with torch.inference_mode(False), torch.enable_grad(), untouched(model), eagerly():
         leaves, arguments = with_gradients(inputs)
         trace = Trace(model)
         with trace.following():

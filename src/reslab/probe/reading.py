@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node, get_gradient_edge
 
 from reslab.errors import RequestError
@@ -104,6 +106,7 @@ class Reader:
             softmax_twice=has_softmax_twice(graph),
             answers=self.answers,
             num_batch_norms=trace.num_batch_norms,
+            unsplit=unsplit(graph),
             duration_s=time.perf_counter() - self.started,
         )
         trace.clear()
@@ -126,11 +129,29 @@ def read(model: nn.Module, batch: Batch, loss_fn: LossFn, *, step: int = 0) -> R
     inputs, targets = batch
     reader = Reader(model, inputs)
     with reader.trace.following():
-        reader.outputs = call(model, reader.arguments)
-        loss = loss_fn(reader.outputs, mapped(targets, with_graph))
-    with reader.attached(loss) as leaves:
+        with telling("The model's forward pass", inputs):
+            reader.outputs = call(model, reader.arguments)
+        with telling("loss_fn", (reader.outputs, targets)):
+            loss = loss_fn(reader.outputs, mapped(targets, with_graph))
+    with reader.attached(loss) as leaves, telling("The backward pass", inputs):
         loss.backward(inputs=[*(p for p in model.parameters() if p.requires_grad), *leaves])
     return reader.record(step=step)
+
+
+@contextmanager
+def telling(what: str, given: Any) -> Iterator[None]:
+    """Says of an exception that isn't ours whose it is, and what went in."""
+    try:
+        yield
+    except RequestError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for t in tensors_in(given))
+        said = str(error).strip().splitlines()
+        raise RequestError(
+            f"{what} raised {type(error).__name__}{f': {said[0]}' if said else ''}. It was given"
+            f" {shapes or 'no tensor'}. Does the batch fit the model? The model is as it was."
+        ) from error
 
 
 def node_of(loss: Any) -> Node:
@@ -200,6 +221,20 @@ def activation_records(graph: Graph, additions: Sequence[Addition], trace: Trace
     )
 
 
+def unsplit(graph: Graph) -> tuple[str, ...]:
+    """What may join a shortcut and a branch and is no addition to autograd, or hides one; in words."""
+    joins = sum(name.startswith("Cat") and len(graph.inputs[place]) > 1 for place, name in enumerate(graph.names))
+    hidden = sum(name == "CheckpointFunctionBackward" for name in graph.names)
+    own = Counter(
+        name.removesuffix("Backward")
+        for place, name in enumerate(graph.names)
+        if isinstance(graph.nodes[place], BackwardCFunction) and name != "CheckpointFunctionBackward"
+    )
+    found = [f"{joins} joins by torch.cat"] if joins else []
+    found += [f"{hidden} parts under reentrant checkpointing"] if hidden else []
+    return (*found, *(f"the operation {name} of one's own" for name in own))
+
+
 def has_softmax_twice(graph: Graph) -> bool:
     """Whether probabilities go through a softmax again, as cross-entropy does with what it takes for logits."""
     for place, name in enumerate(graph.names):
@@ -263,11 +298,15 @@ SCALED = {"grad_norm", "grad_norm_low", "grad_norm_high", "shortcut_norm", "bran
 @torch.no_grad()
 def describe(tensor: Tensor) -> TensorRecord:
     """Range, mean and deviation of the finite values, and how many are not."""
-    values = tensor.detach().double().flatten()
-    finite = values[values.isfinite()]
+    values = finite = tensor.detach().flatten()
     numbers = [math.nan] * 4
+    if values.numel() and not torch.stack(values.aminmax()).isfinite().all():
+        finite = values[values.isfinite()]
     if finite.numel():
-        numbers = torch.stack([*finite.aminmax(), finite.mean(), finite.std(correction=0)]).tolist()
+        exact = finite.double()
+        mean = exact.mean()
+        std = torch.linalg.vector_norm(exact - mean) / math.sqrt(len(exact))
+        numbers = torch.stack([*(end.double() for end in finite.aminmax()), mean, std]).tolist()
     return TensorRecord(
         shape=tuple(tensor.shape),
         dtype=str(tensor.dtype).removeprefix("torch."),

@@ -130,17 +130,15 @@ def decay_ratio(
     """
     if type(optimizer).__name__.lower() == "lamb":
         return math.nan
-    decays, pulls = list[Tensor](), list[Tensor]()
+    if not any(group.get("weight_decay") for group in optimizer.param_groups):
+        return 0.0
+    decayed = pulled = 0.0
     for group in optimizer.param_groups:
         decay = float(group.get("weight_decay") or 0.0)
         decoupled = group.get("decoupled_weight_decay") or type(optimizer).__name__ in DECOUPLED
-        for parameter in group["params"]:
-            if parameter not in updates:
-                continue
-            taken_off = before[parameter] * decay
-            if decoupled:
-                taken_off = taken_off * float(group["lr"])
-            pulls.append(updates[parameter] + taken_off if decoupled else parameter.grad)
-            decays.append(taken_off)
-    decayed, pulled = (math.sqrt(sum(norm**2 for norm in norms_of(tensors))) for tensors in (decays, pulls))
-    return decayed / pulled if pulled else math.inf if decayed else 0.0
+        share = decay * float(group["lr"]) if decoupled else decay
+        found = [parameter for parameter in group["params"] if parameter in updates]
+        pulls = [torch.add(updates[p], before[p], alpha=share) if decoupled else p.grad for p in found]
+        pulled += sum(norm**2 for norm in norms_of(pulls))
+        decayed += sum((share * norm) ** 2 for norm in norms_of([before[p] for p in found])) if decay else 0.0
+    return math.sqrt(decayed / pulled) if pulled else math.inf if decayed else 0.0

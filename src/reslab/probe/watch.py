@@ -109,7 +109,7 @@ class Watch:
         if outputs is None:  # the model has raised
             self._reader, self._awaits_loss = None, False
 
-    def _backward(self, loss: Tensor, run: Callable[[], None]) -> None:
+    def _backward(self, loss: Tensor, run: Callable[..., None]) -> None:
         """In place of the backward pass: the same, read if it is due."""
         if not self._awaits_loss:
             return run()
@@ -120,8 +120,9 @@ class Watch:
         self._updates.before_backward(is_due=reader is not None)
         if reader is None:
             return run()
-        with reader.attached(loss):
-            run()
+        with reader.attached(loss) as leaves:  # the input's gradient is left out where no block begins at the input
+            parameters = reader.graph.parameters()
+            run(inputs=None if parameters is None else [*parameters, *leaves])
         self._updates.after_backward(grad_scale=scale)
         self._readings.append(unscaled(reader.record(step=self.step), scale))
 
@@ -179,10 +180,10 @@ class intercepted:
     """Puts a function in place of ``torch.autograd.backward``, which ``Tensor.backward`` calls, for one scalar.
 
     Args:
-        instead: gets the loss and what runs the real backward pass.
+        instead: gets the loss and what runs the real backward pass, of ``inputs`` only, where they are given.
     """
 
-    def __init__(self, instead: Callable[[Tensor, Callable[[], None]], None]) -> None:
+    def __init__(self, instead: Callable[[Tensor, Callable[..., None]], None]) -> None:
         self.instead = instead
 
     def __enter__(self) -> None:
@@ -191,8 +192,9 @@ class intercepted:
         def backward(tensors: Tensor | Sequence[Tensor], *arguments: Any, **keywords: Any) -> None:
             found = [tensors] if isinstance(tensors, Tensor) else list(tensors)
 
-            def run() -> None:
-                self.real(tensors, *arguments, **keywords)
+            def run(inputs: Sequence[Tensor] | None = None) -> None:
+                chosen = {} if inputs is None or arguments or keywords.get("inputs") else {"inputs": inputs}
+                self.real(tensors, *arguments, **keywords | chosen)
 
             if len(found) == 1 and found[0].numel() == 1 and found[0].grad_fn is not None:
                 self.instead(found[0], run)

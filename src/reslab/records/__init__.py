@@ -26,6 +26,7 @@ from reslab.records.diagnosis import (
     VerdictRecord,
 )
 from reslab.records.files import RecordWriter, read_records, sync_folder, write_atomic
+from reslab.records.flight import FlightRecord
 from reslab.records.folder import RunFolder, find_runs
 from reslab.records.lr_range import RangeRecord, RangeStep
 from reslab.records.strict_json import decode, encode
@@ -57,6 +58,7 @@ __all__ = [
     "EpochRecord",
     "Errors",
     "FindingRecord",
+    "FlightRecord",
     "JacobianRecord",
     "LayerFlowRecord",
     "LayerKind",

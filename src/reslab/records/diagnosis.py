@@ -237,6 +237,8 @@ class ReadingRecord:
         answers: where the loss is a cross-entropy with one label each; None otherwise.
         num_batch_norms: that took their statistics from this batch.
         duration_s: what the reading took.
+        unsplit: what may be a residual connection and can't be split, or hides one: joins by ``torch.cat``, reentrant
+            checkpointing, operations of one's own.
         update: of the optimiser's step after it; None where none was seen.
         eval_loss: of the same batch in eval mode; None where it wasn't measured.
     """
@@ -256,6 +258,7 @@ class ReadingRecord:
     answers: AnswersRecord | None
     num_batch_norms: int
     duration_s: float
+    unsplit: tuple[str, ...] = ()
     update: UpdateRecord | None = None
     eval_loss: float | None = None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reslab.errors import RequestError
+from reslab.records.diagnosis import ReadingRecord
 from reslab.records.strict_json import decode, encode
 from reslab.records.training import BlockGradientRecord, EpochRecord, StepRecord
 
@@ -24,7 +25,7 @@ class RecordWriter:
         _cut_torn_line(path)
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
-    def write(self, *records: StepRecord | EpochRecord | BlockGradientRecord) -> None:
+    def write(self, *records: StepRecord | EpochRecord | BlockGradientRecord | ReadingRecord) -> None:
         """Appends each record as a line."""
         self._file.write("".join(encode(asdict(record)) + "\n" for record in records))
 

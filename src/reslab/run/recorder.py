@@ -94,7 +94,7 @@ class RunRecorder(Recorder):
         """Appends to probes.jsonl, and whole readings to readings.jsonl."""
         for record in records:
             if isinstance(record, ReadingRecord):
-                self.readings.write(record)  # type: ignore[arg-type]  # the writer takes any record
+                self.readings.write(record)
             else:
                 self.probes.write(record)
         self.tracker.probe(records)

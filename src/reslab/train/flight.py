@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from reslab.records import StepRecord
 from reslab.records.flight import FlightRecord
-from reslab.train.onset import explain
+from reslab.train.onset import onset
 
 LENGTH = 100
 """Steps that are kept."""
@@ -77,8 +77,8 @@ class Flight:
         if self.has_warned or not is_worse:
             return None
         self.has_warned = True
-        story = explain(self.records())
-        return f"The loss is {now:.3g} at step {record.step} and was {lowest:.3g}: training diverges. {story}".rstrip()
+        warning = f"The loss is {now:.3g} at step {record.step} and was {lowest:.3g}: training diverges."
+        return f"{warning} {onset(self.records())}".rstrip()
 
     def records(self) -> list[FlightRecord]:
         """The last steps that are complete, read from the device at once."""

@@ -78,7 +78,7 @@ def spread(logs: Sequence[float]) -> float:
 
 
 def explain(records: Sequence[FlightRecord]) -> str:
-    """One or two sentences on what went before the last record's step.
+    """One or two sentences on what went before the last record's step; empty if nothing did.
 
     Args:
         records: in order of step; the last one is the step that failed.
@@ -88,6 +88,14 @@ def explain(records: Sequence[FlightRecord]) -> str:
         return ""
     if before < FEW:
         return few_steps(records[:-1])
+    return onset(records) or (
+        f"It came out of nothing: in the {before} steps before it neither the loss nor any parameter's gradient had"
+        " grown; look at this one batch."
+    )
+
+
+def onset(records: Sequence[FlightRecord]) -> str:
+    """What began to grow first, how fast, and what followed; empty if nothing has grown up to the last record."""
     names = records[-1].grad_norms
     found = {
         name: growth
@@ -96,7 +104,7 @@ def explain(records: Sequence[FlightRecord]) -> str:
     }
     loss = growth_of([(record.step, record.loss) for record in records], least=LOSS)
     if not found:
-        return without_gradients(loss, count=before)
+        return "" if loss is None else f"The loss {course(loss)}, while no parameter's gradient did."
     first = min(found, key=lambda name: (found[name].start, -found[name].times))
     return with_gradients(first, found[first], loss, share=f"{len(found)} of {len(names)}")
 
@@ -109,23 +117,12 @@ def few_steps(records: Sequence[FlightRecord]) -> str:
     return f"{steps} had a loss of {losses} and a gradient norm of {norms}."
 
 
-def without_gradients(loss: Growth | None, *, count: int) -> str:
-    """No gradient has grown in so many steps; the loss may have."""
-    if loss is None:
-        return (
-            f"It came out of nothing: in the {count} steps before it neither the loss nor any parameter's gradient had"
-            " grown; look at this one batch."
-        )
-    return f"Before it {course(loss, 'the loss')}, while no parameter's gradient did."
-
-
 def with_gradients(name: str, growth: Growth, loss: Growth | None, *, share: str) -> str:
     """Some gradients have grown, a share of the parameters', and one of them first."""
-    what = f"the gradient of {name}"
     if loss is not None and loss.start < growth.start:
         return (
-            f"Before it {course(loss, 'the loss')}; {share} parameters' gradients followed, first"
-            f" {course(growth, 'that of ' + name)}."
+            f"The loss {course(loss)}; the gradients of {share} parameters followed, first that of {name}, which"
+            f" {course(growth)}."
         )
     if loss is None:
         rest = "the loss had not risen yet"
@@ -133,16 +130,16 @@ def with_gradients(name: str, growth: Growth, loss: Growth | None, *, share: str
         rest = "the loss rose with it"
     else:
         rest = f"the loss followed {steps(loss.start - growth.start)} later"
-    return f"Before it {course(growth, what)}, the first of {share} parameters to grow; {rest}."
+    return f"The gradient of {name} {course(growth)}, the first of {share} parameters to grow; {rest}."
 
 
-def course(growth: Growth, what: str) -> str:
+def course(growth: Growth) -> str:
     """How something grew, in words."""
     times = f"{growth.times:.3g} times the usual"
     if growth.has_jumped:
-        return f"{what} jumped at step {growth.start}, to {times}"
+        return f"jumped at step {growth.start}, to {times}"
     since = f"from step {growth.start} on" if growth.before is None else f"from before step {growth.before} on"
-    return f"{what} grew {since} by a factor of {growth.factor:.3g} a step, to {times}"
+    return f"grew {since} by a factor of {growth.factor:.3g} a step, to {times}"
 
 
 def steps(count: int) -> str:

@@ -15,7 +15,7 @@ STRAIGHT, DECADES = 0.95, 2.5
 A plain network with batch norm grows by 0.15 decades per two layers at any depth; a residual one by less the deeper it
 is: 0.07 at 9 blocks, 0.025 at 27, 0.011 at 54 (tests/probe/test_diagnose.py).
 """
-STEEP, HARDLY_STRAIGHT = 2.0, 0.8
+STEEP, HARDLY_STRAIGHT = 1.25, 0.8
 """So many times the growth is enough on a line that is less straight."""
 SHRINKING, LOST = -0.05, -3.0
 """Decades per block, and in all: one step down is a gate or a gain near 0, no illness of depth."""

@@ -22,7 +22,8 @@ def blocks_of(evidence: Evidence) -> tuple[BlockFlowRecord, ...]:
     """Residual additions that a gradient has reached."""
     blocks = tuple(block for block in evidence.now.blocks if block.grad_norm > 0 and math.isfinite(block.grad_norm))
     if not evidence.now.blocks:
-        raise NotChecked("no residual addition was seen")
+        hidden = evidence.now.unsplit
+        raise NotChecked(f"no residual addition was seen{f', and {hidden[0]} can not be split' if hidden else ''}")
     if not blocks:
         raise NotChecked("no gradient has reached a residual addition")
     return blocks

@@ -59,11 +59,6 @@ def draw(
 
     Raises:
         RequestError: for another name, or without a reading.
-
-    Example:
-        >>> draw("flo", [])
-        Traceback (most recent call last):
-        reslab.errors.RequestError: Unknown chart 'flo'. Did you mean 'flow'? ...
     """
     if name not in CHARTS:
         raise unknown("chart", name, CHARTS, hint=f"There are {', '.join(CHARTS)}.")

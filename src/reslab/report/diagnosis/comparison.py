@@ -25,6 +25,7 @@ from reslab.report.diagnosis.places import Depth, depth_of, is_measured, slope_o
 from reslab.report.diagnosis.verdict_words import LAMPS, at, head_of, short
 from reslab.report.embedding import render
 from reslab.report.portraits import OKABE_ITO
+from reslab.report.surface import slice_caption, slice_chart, slice_rows
 from reslab.report.theme import DASHED, SOLID, Row, dress
 from reslab.report.words import DASH, in_words, ratio
 
@@ -63,7 +64,7 @@ def write_comparison(cases: Sequence[Case], path: Path | str, *, title: str = ""
         RequestError: for fewer or more, for names that are the same, or if the file can't be written.
     """
     _check(cases)
-    pictures = [over_depth(cases), strips(cases)]
+    pictures = [over_depth(cases), strips(cases), slices(cases)]
     html = render(
         TEMPLATE,
         title=title or f"Diagnoses of {', '.join(case.name for case in cases)}",
@@ -79,6 +80,17 @@ def write_comparison(cases: Sequence[Case], path: Path | str, *, title: str = ""
         records=embedded_json(cases),
     )
     return written(html, Path(path))
+
+
+def slices(cases: Sequence[Case]) -> Picture:
+    """The loss around the weights of each, over one another."""
+    known = [(case.name, case.depth.slice) for case in cases if case.depth and case.depth.slice]
+    key, title = "surface", "The loss around the weights"
+    if len(known) < 2 or not any(math.isfinite(loss) for _, record in known for loss in record.losses):
+        return Picture(key, title, "Fewer than two were measured; depth='full' does.", None)
+    names, records = [name for name, _ in known], [record for _, record in known]
+    rows = slice_rows(records, titles=names)
+    return Picture(key, title, slice_caption(records, titles=names), slice_chart(records, titles=names), rows)
 
 
 def _check(cases: Sequence[Case]) -> None:
