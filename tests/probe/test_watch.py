@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 import reslab
 from reslab.errors import RequestError
 from reslab.probe.diagnose import diagnose
+from reslab.probe.graph import in_order
 from reslab.probe.watch import watch
 
 STEPS = 5
@@ -166,3 +168,39 @@ def test_an_evaluation_between_forward_and_backward_pass_does_not_disturb():
         F.cross_entropy(outputs, labels).backward()
     assert probe.readings[0].outputs == expected.outputs
     assert probe.readings[0].blocks == expected.blocks
+
+
+def test_an_input_that_asks_for_a_gradient_gets_it():
+    """As in adversarial training."""
+    images, labels = batches()[0]
+    alone, watched = images.clone().requires_grad_(), images.clone().requires_grad_()
+    F.cross_entropy(network()(alone), labels).backward()
+    model = network()
+    with watch(model, every=1) as probe:
+        F.cross_entropy(model(watched), labels).backward()
+    assert torch.equal(alone.grad, watched.grad)
+    assert len(probe.readings[0].blocks) == 9
+
+
+def test_what_comes_from_another_network_trains_that_too():
+    images, labels = batches()[0]
+    grads = []
+    for is_watched in (False, True):
+        torch.manual_seed(1)
+        first, model = nn.Conv2d(3, 3, 3, padding=1), network()
+        with watch(model, every=1) if is_watched else nullcontext():
+            F.cross_entropy(model(first(images)), labels).backward()
+        grads.append([p.grad.clone() for p in (*first.parameters(), *model.parameters())])
+    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+
+
+def test_the_gradient_of_the_data_is_not_computed():
+    """It is part of no training step, and takes as long as a layer's."""
+    images, labels = batches()[0]
+    model, seen = network(), []
+    with watch(model, every=1):
+        loss = F.cross_entropy(model(images), labels)
+        (entry,) = [node for node in in_order(loss.grad_fn) if node.name().startswith("Clone")]
+        entry.register_prehook(lambda gradients: seen.append(gradients))
+        loss.backward()
+    assert seen == []

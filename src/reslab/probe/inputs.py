@@ -15,16 +15,23 @@ def call(model: nn.Module, arguments: Any) -> Any:
     return model(*arguments) if isinstance(arguments, list | tuple) else model(arguments)
 
 
-def with_gradients(inputs: Any) -> tuple[list[Tensor], Any]:
+def with_gradients(inputs: Any, *, connected: bool = False) -> tuple[list[Tensor], Any]:
     """Leaves that stand for the floating-point inputs, and inputs made of copies of these.
 
     The copies may be written over; the leaves and what the user handed in may not.
+
+    Args:
+        inputs: a tensor, or a nest of them.
+        connected: whether an input that asks for a gradient stays what it is, so that it gets it.
     """
     leaves: list[Tensor] = []
 
     def copy(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return with_graph(tensor)
+        if connected and tensor.requires_grad:
+            leaves.append(tensor)
+            return tensor
         leaves.append(with_graph(tensor).detach().requires_grad_())
         return leaves[-1].clone()
 

@@ -50,11 +50,12 @@ class Reader:
     Args:
         model: whose pass it is.
         inputs: what it takes: a tensor, a tuple of arguments or a dict of keywords, nested or not.
+        connected: whether inputs that ask for a gradient by themselves are to get it.
     """
 
-    def __init__(self, model: nn.Module, inputs: Any) -> None:
+    def __init__(self, model: nn.Module, inputs: Any, *, connected: bool = False) -> None:
         self.started, self.model, self.inputs = time.perf_counter(), model, inputs
-        self.leaves, self.arguments = with_gradients(inputs)
+        self.leaves, self.arguments = with_gradients(inputs, connected=connected)
         self.trace, self.num_samples = Trace(model), size_of(inputs)
         self.outputs: Any = None
 
@@ -79,6 +80,18 @@ class Reader:
         finally:
             self.splitter.close()
             self.spine.close()
+
+    def wanted(self, leaves: Sequence[Tensor]) -> list[Tensor] | None:
+        """What the backward pass of a training step is to compute; None for all of it.
+
+        The gradient of the data is left out: it takes time, and is part of no step. Not where an input asks for it by
+        itself, or where other processes wait for the pass.
+        """
+        parameters = self.graph.parameters()
+        is_asked_for = any(tensor.requires_grad for tensor in tensors_in(self.inputs))
+        if parameters is None or is_asked_for or torch.distributed.is_initialized():
+            return None
+        return [*parameters, *leaves]
 
     def record(self, *, step: int) -> ReadingRecord:
         """What was seen, in the step of the training that is given; the graph is let go."""

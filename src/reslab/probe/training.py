@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reslab.probe.checks import check_model
+from reslab.probe.eager import eagerly
 from reslab.probe.inputs import size_of
 from reslab.probe.norms import norms_of
 from reslab.probe.reading import Reader, unscaled
@@ -87,8 +88,8 @@ class StepReadings:
         self._num_samples += size_of((arguments, keywords))
         if not is_first:
             return None
-        self._reader, self._is_followed = Reader(module, (arguments, keywords)), True
-        self._pass.enter_context(torch.compiler.set_stance("force_eager"))
+        self._reader, self._is_followed = Reader(module, (arguments, keywords), connected=True), True
+        self._pass.enter_context(eagerly())
         self._pass.enter_context(self._reader.trace.following())
         return self._reader.arguments
 
@@ -101,13 +102,13 @@ class StepReadings:
         assert self._reader is not None, "what is followed has a reader"
         self._reader.outputs = outputs
 
-    def _backward(self, loss: Tensor, run: Callable[[], None]) -> None:
+    def _backward(self, loss: Tensor, run: Callable[..., None]) -> None:
         """In place of a backward pass: the same, read if it is the first."""
         reader, self._reader = self._reader, None
         if reader is None:
             return run()
-        with reader.attached(loss):
-            run()
+        with reader.attached(loss) as leaves:
+            run(inputs=reader.wanted(leaves))
         self._record = reader.record(step=0)  # before further parts are added to the gradients
 
     def read(self, step: int, *, grad_scale: float = 1.0) -> list[ReadingRecord]:

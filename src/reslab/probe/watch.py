@@ -92,7 +92,7 @@ class Watch:
         self.step, self._reader, self._awaits_loss = self.step + 1, None, True
         if self.step % self.every:
             return None
-        self._reader = Reader(module, (arguments, keywords))
+        self._reader = Reader(module, (arguments, keywords), connected=True)
         self._pass.enter_context(eagerly())
         self._pass.enter_context(self._reader.trace.following())
         self._is_followed = True
@@ -120,9 +120,8 @@ class Watch:
         self._updates.before_backward(is_due=reader is not None)
         if reader is None:
             return run()
-        with reader.attached(loss) as leaves:  # the input's gradient is left out where no block begins at the input
-            parameters = reader.graph.parameters()
-            run(inputs=None if parameters is None else [*parameters, *leaves])
+        with reader.attached(loss) as leaves:
+            run(inputs=reader.wanted(leaves))
         self._updates.after_backward(grad_scale=scale)
         self._readings.append(unscaled(reader.record(step=self.step), scale))
 
@@ -193,7 +192,7 @@ class intercepted:
             found = [tensors] if isinstance(tensors, Tensor) else list(tensors)
 
             def run(inputs: Sequence[Tensor] | None = None) -> None:
-                chosen = {} if inputs is None or arguments or keywords.get("inputs") else {"inputs": inputs}
+                chosen = {} if inputs is None or keywords.get("inputs") else {"inputs": inputs}
                 self.real(tensors, *arguments, **keywords | chosen)
 
             if len(found) == 1 and found[0].numel() == 1 and found[0].grad_fn is not None:
