@@ -79,6 +79,7 @@ def test_the_numbers_are_those_of_the_records(make_reading, make_block):
         "stream_variance": 1 + PER_BLOCK,
         "branch_variance": PER_BLOCK,
         "shortcut_variance": 1.3,
+        "branch_size": rows[1]["branch_size"],  # see below
     }
 
 
@@ -100,3 +101,11 @@ def test_neither_block_nor_norm_is_a_reason(make_reading):
     picture = signal_panels([make_reading(layer_norms=[1.0] * 9)])
     assert not picture.is_drawn
     assert "no residual addition" in picture.caption
+
+
+def test_how_near_the_blocks_are_to_identity(make_reading, make_block):
+    small, large = MomentsRecord(0.0, 0.25), MomentsRecord(3.0, 1.0)
+    blocks = [make_block(index, f"layer1.{index}", branch=small, shortcut=large, stream=large) for index in range(3)]
+    picture = signal_panels([make_reading(blocks=tuple(blocks))])
+    assert [row["branch_size"] for row in picture.rows] == [0.25] * 3
+    assert "The median branch is 0.25 times the size" in picture.caption

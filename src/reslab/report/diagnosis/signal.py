@@ -82,6 +82,7 @@ def signal_row(place: int, block: BlockFlowRecord) -> Row:
         "stream_variance": block.stream.variance if block.stream else nan,
         "branch_variance": block.branch.variance if block.branch else nan,
         "shortcut_variance": block.shortcut.variance if block.shortcut else nan,
+        "branch_size": branch_size(block),
     }
 
 
@@ -183,7 +184,7 @@ def _responses_panel(reading: ReadingRecord) -> Any:
 
 def signal_caption(reading: ReadingRecord) -> str:
     """How the variance moves from the first block to the last, and whether the expected line applies."""
-    sentences = [_stream_words(reading.blocks), _responses_words(reading)]
+    sentences = [_stream_words(reading.blocks), _identity_words(reading.blocks), _responses_words(reading)]
     reason = why_not_expected(reading)
     if reading.blocks:
         sentences.append(
@@ -202,6 +203,26 @@ def _stream_words(blocks: Sequence[BlockFlowRecord]) -> str:
     top, peak = max(known, key=lambda pair: pair[1])
     more = f", with its highest at {top}: {peak:.3g}" if top not in (first, last) else ""
     return f"The stream's variance goes from {start:.3g} at {first} to {end:.3g} at {last}{more}."
+
+
+def branch_size(block: BlockFlowRecord) -> float:
+    """Root mean square of what the branch adds over that of what the shortcut does: how near the block is to identity.
+
+    Reference:
+        He et al. 2015, arXiv:1512.03385, sections 3.1 and 4.2: residual functions are thought to be near zero.
+    """
+    if block.branch is None or block.shortcut is None:
+        return math.nan
+    added, there = (part.mean_square + part.variance for part in (block.branch, block.shortcut))
+    return math.sqrt(added / there) if there else math.nan
+
+
+def _identity_words(blocks: Sequence[BlockFlowRecord]) -> str:
+    sizes = [size for block in blocks if math.isfinite(size := branch_size(block))]
+    if not sizes:
+        return ""
+    low, middle, high = min(sizes), statistics.median(sizes), max(sizes)
+    return f"The median branch is {middle:.2g} times the size of what its shortcut carries ({low:.2g} to {high:.2g})."
 
 
 def _responses_words(reading: ReadingRecord) -> str:
