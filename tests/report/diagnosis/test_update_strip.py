@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from reslab.records import ParameterRecord
+from reslab.records import ParameterRecord, UpdateRecord
 from reslab.report.diagnosis.updates import update_strip
 
 
@@ -69,3 +69,13 @@ def test_no_step_seen_is_a_reason(make_reading):
     picture = update_strip([make_reading([1.0] * 9)])
     assert not picture.is_drawn
     assert "no step of an optimiser was seen" in picture.caption
+
+
+def test_the_highest_rate_is_drawn_and_not_the_end_of_a_schedule(make_reading):
+    readings = [
+        make_reading(
+            parameters=(parameter("a", size),), step=step, update=UpdateRecord("SGD", rate, 1.0, 1.0, 0.0, 0.0)
+        )
+        for step, (rate, size) in enumerate([(0.01, 1e-2), (0.1, 1e-1), (0.0001, 1e-6)])
+    ]
+    assert "At step 1 " in update_strip(readings).caption

@@ -222,7 +222,7 @@ def _panel(rows: list[Row], groups: list[Group], limit: float, *, title: str) ->
         clamp=True,
         interpolate="rgb",
     )
-    legend = alt.Legend(orient="top", gradientLength=220, gradientThickness=10, labelExpr=SIGNED)
+    legend = alt.Legend(orient="top", gradientLength=220, gradientThickness=10, labelExpr=SIGNED, titleLimit=300)
     base = alt.Chart(inline(rows)).encode(
         x=x,
         x2="next:Q",

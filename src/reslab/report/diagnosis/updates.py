@@ -22,13 +22,16 @@ USUAL = (-5.0, -2.0)
 """Decades between which the median of healthy trainings lies."""
 KINDS = {"weight": LINE, "bias or gain": TWIN}
 NOTES = (
-    "log10 of the norm of the last step's change over the norm of the parameter; the change includes momentum, weight"
-    " decay and the learning rate. Round: weights; square: biases and gains, of one dimension. Around -3 is usual."
+    "log10 of the norm of a step's change over the norm of the parameter, at the highest rate that was read; the change"
+    " includes momentum, weight decay and the rate. Round: weights; square: biases and gains, of one dimension. Around"
+    " -3 is usual."
 )
 
 
 def update_strip(readings: Sequence[ReadingRecord], depth: DepthRecord | None = None) -> Picture:
-    """The last reading that saw a step of an optimiser, parameter by parameter.
+    """The step at the highest rate of those that were read, parameter by parameter; of several, the last.
+
+    At the end of most schedules nothing moves any more, which is no illness.
 
     Args:
         readings: of one network; at least one.
@@ -38,9 +41,10 @@ def update_strip(readings: Sequence[ReadingRecord], depth: DepthRecord | None = 
     if not stepped:
         why = "no step of an optimiser was seen: watch a training with its optimiser"
         return Picture(KEY, TITLE, f"No updates to draw, because {why}.", None)
-    rows = [row for place, each in enumerate(stepped[-1].parameters) if (row := update_row(place, each))]
+    reading = max(stepped, key=lambda reading: (reading.update.lr if reading.update else 0.0, reading.step))
+    rows = [row for place, each in enumerate(reading.parameters) if (row := update_row(place, each))]
     chart = dress(alt.vconcat(_panel(rows)), legend_columns=2)
-    return Picture(KEY, TITLE, update_caption(rows, stepped[-1].step), chart, rows, notes=NOTES)
+    return Picture(KEY, TITLE, update_caption(rows, reading.step), chart, rows, notes=NOTES)
 
 
 def update_of(parameter: ParameterRecord) -> float | None:
