@@ -9,8 +9,8 @@ from reslab.probe.verdict.evidence import FEW, Evidence, NotChecked, line_throug
 from reslab.probe.verdict.rule import Found, Rule
 from reslab.records import BlockFlowRecord, LayerFlowRecord
 
-DOUBLING, STRAIGHT = 0.10, 0.9
-"""Decades per block of the stream's variance, and R squared of the line; a doubling per block is 0.30."""
+DOUBLING, STRAIGHT, DECADES = 0.10, 0.9, 2.0
+"""Decades per block of the stream's variance, R squared of the line, decades in all; a doubling per block is 0.30."""
 LEAST_VARIANCE = 1e-5
 ALIKE, MANY_ALIKE = 0.85, 18
 """Cosine between two samples' values, and layers in a row that have it. VGG-19 without norms has 13 such layers, plain
@@ -32,7 +32,8 @@ def stream_explodes(evidence: Evidence) -> Found | None:
     if not all(math.isfinite(variance) and variance > 0 for variance in variances):
         raise NotChecked("the stream's variance is 0 or not finite somewhere")
     line = line_through([math.log10(variance) for variance in variances])
-    if line.slope < DOUBLING or line.fit < STRAIGHT:
+    growth = math.log10(variances[-1] / variances[0])
+    if line.slope < DOUBLING or line.fit < STRAIGHT or growth < DECADES:
         return None
     return Found(
         where=blocks[-1].name,
