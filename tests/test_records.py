@@ -318,3 +318,9 @@ def test_errors_are_written_in_percent():
     assert as_percent(0.0661) == "6.61 %"
     assert as_percent(0.0) == "0.00 %"
     assert as_percent(None) == "-"
+
+
+def test_a_block_may_be_called_infinity(tmp_path):
+    named = BlockGradientRecord(0, "Infinity", 0, math.inf)
+    write(tmp_path / "probes.jsonl", named)
+    assert read_records(tmp_path / "probes.jsonl", BlockGradientRecord) == [named]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from reslab.errors import RequestError
 from reslab.records.diagnosis import ReadingRecord
-from reslab.records.strict_json import decode, encode
+from reslab.records.nested import read_nested
+from reslab.records.strict_json import encode
 from reslab.records.training import BlockGradientRecord, EpochRecord, StepRecord
 
 Record = TypeVar("Record", StepRecord, EpochRecord, BlockGradientRecord)
@@ -53,21 +53,7 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     Raises:
         RequestError: if a line before the last is damaged; it names the file and the line.
     """
-    if not path.exists():
-        return []
-    known = {f.name for f in fields(kind)}
-    records: dict[tuple[Any, ...], Record] = {}
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is torn or empty
-        try:
-            raw = decode(line)
-            record = kind(**{key: value for key, value in raw.items() if key in known})
-        except (ValueError, TypeError, AttributeError) as error:
-            raise RequestError(
-                f"{path}, line {number}, is damaged ({error}). Delete that line to read the rest."
-            ) from None
-        records[_identity(record)] = record
-    return sorted(records.values(), key=_identity)
+    return read_nested(path, kind, key=_identity)
 
 
 def _identity(record: StepRecord | EpochRecord | BlockGradientRecord) -> tuple[int, int]:
