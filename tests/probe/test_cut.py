@@ -8,20 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from tests.probe.subjects import Checkpointed, batch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import handle_torch_function, has_torch_function
-from torch.utils.checkpoint import checkpoint
 
 import reslab
 from reslab.errors import RequestError
 from reslab.probe.cut import Cut, Survey, repeatable, survey
 from reslab.probe.graph import Graph
-
-
-def batch(num: int = 4, side: int = 16) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(num, 3, side, side, generator=generator), torch.arange(num) % 3
 
 
 class Form(nn.Module):
@@ -309,17 +304,7 @@ def test_the_fork_may_be_the_input_itself():
 
 
 def test_checkpointed_blocks_are_found_and_lined_up():
-    inner = reslab.create_model("resnet8", 3)
-
-    class Saving(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, x: Tensor) -> Tensor:
-            return checkpoint(self.inner, x, use_reentrant=False)
-
-    model = Saving()
+    model = Checkpointed(reslab.create_model("resnet8", 3))
     with repeatable(model, is_training=False):
         seen = survey(model, batch(), F.cross_entropy)
     assert len(seen.junctions) == 3

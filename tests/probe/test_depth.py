@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.probe.subjects import batch
 from torch import nn
 
 import reslab
@@ -14,14 +15,10 @@ from reslab.errors import RequestError
 from reslab.probe.depth import fewer
 
 
-def batch(num: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.randn(num, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(num) % 3
-
-
 @pytest.fixture(scope="module")
 def full() -> reslab.probe.diagnose.Diagnosis:
     torch.manual_seed(0)
-    return reslab.diagnose(reslab.create_model("resnet14", 3), batch(), F.cross_entropy, depth="full", twin=True)
+    return reslab.diagnose(reslab.create_model("resnet14", 3), batch(12), F.cross_entropy, depth="full", twin=True)
 
 
 def test_everything_is_measured(full):
@@ -53,7 +50,7 @@ def test_every_picture_and_the_page(full, tmp_path):
 
 def test_what_cannot_be_measured_is_listed():
     model = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
-    depth = reslab.diagnose(model, batch(), F.cross_entropy, depth="full").depth
+    depth = reslab.diagnose(model, batch(12), F.cross_entropy, depth="full").depth
     assert depth.paths is None
     assert "no residual additions" in depth.not_measured["paths"]
     assert depth.lesions == ()
@@ -71,7 +68,7 @@ def test_the_network_is_left_as_it_was():
     torch.manual_seed(0)
     model = reslab.create_model("resnet8", 3).eval()
     before, numbers = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
-    reslab.diagnose(model, batch(), F.cross_entropy, depth="full", twin=True)
+    reslab.diagnose(model, batch(12), F.cross_entropy, depth="full", twin=True)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), numbers)
     assert not model.training
@@ -79,7 +76,7 @@ def test_the_network_is_left_as_it_was():
 
 
 def test_the_twin_alone():
-    depth = reslab.diagnose(reslab.create_model("resnet8", 3), batch(), F.cross_entropy, twin=True).depth
+    depth = reslab.diagnose(reslab.create_model("resnet8", 3), batch(12), F.cross_entropy, twin=True).depth
     assert len(depth.twin.grad_norms) == 3
     assert depth.paths is None
 

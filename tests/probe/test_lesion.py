@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from tests.probe.subjects import Words, assert_untouched, batch, state_of
 from torch import Tensor, nn
 
 import reslab
@@ -17,24 +18,7 @@ from reslab.probe.lesion import lesions
 from reslab.probe.reading import read
 from reslab.probe.untouched import untouched
 
-
-def batch(num: int = 4, side: int = 32) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(num, 3, side, side, generator=generator), torch.arange(num) % 3
-
-
-def state_of(model: nn.Module) -> list[object]:
-    tensors = [tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())]
-    hooks = [
-        [len(hooks) for name, hooks in vars(m).items() if name.endswith("_hooks") and hooks] for m in model.modules()
-    ]
-    grads = [parameter.grad for parameter in model.parameters()]
-    return [tensors, [torch.get_rng_state()], [m.training for m in model.modules()], hooks, grads]
-
-
-def same(before: list[object], after: list[object]) -> bool:
-    tensors = all(torch.equal(a, b) for i in (0, 1) for a, b in zip(before[i], after[i], strict=True))
-    return tensors and before[2:4] == after[2:4] and all(a is b for a, b in zip(before[4], after[4], strict=True))
+DATA = batch(side=32)
 
 
 @torch.no_grad()
@@ -47,7 +31,7 @@ def settle(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
-    model.train()(batch()[0])
+    model.train()(DATA[0])
     return model
 
 
@@ -65,13 +49,13 @@ class Zeros(nn.Module):
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_a_lesion_of_resnet18_is_a_last_norm_that_gives_zeros(mode):
     model = settle(torchvision.models.resnet18(num_classes=3))
-    found = lesions(model, batch(), F.cross_entropy, mode=mode)
-    assert found.loss == pytest.approx(loss_by_hand(copy.deepcopy(model), mode, batch()), rel=1e-6)
+    found = lesions(model, DATA, F.cross_entropy, mode=mode)
+    assert found.loss == pytest.approx(loss_by_hand(copy.deepcopy(model), mode, DATA), rel=1e-6)
     assert [lesion.name for lesion in found.lesions] == [f"layer{i}.{j}" for i in (1, 2, 3, 4) for j in (0, 1)]
     for lesion in found.lesions:
         silenced = copy.deepcopy(model)
         silenced.get_submodule(lesion.name).bn2 = Zeros()
-        assert lesion.loss == pytest.approx(loss_by_hand(silenced, mode, batch()), rel=1e-6)
+        assert lesion.loss == pytest.approx(loss_by_hand(silenced, mode, DATA), rel=1e-6)
         assert lesion.increase == lesion.loss - found.loss
     assert len({found.loss, *(lesion.loss for lesion in found.lesions)}) == 9
     assert found.not_cut == {}
@@ -135,11 +119,11 @@ def test_a_lesion_is_a_branch_that_is_silenced(case, mode):
     if case == "vit":
         nn.init.normal_(model.heads.head.weight)
     torch.manual_seed(1)  # of the masks, in train mode
-    found = lesions(model, batch(), F.cross_entropy, mode=mode)
-    assert found.loss == pytest.approx(loss_by_hand(copy.deepcopy(model), mode, batch()), rel=1e-5)
+    found = lesions(model, DATA, F.cross_entropy, mode=mode)
+    assert found.loss == pytest.approx(loss_by_hand(copy.deepcopy(model), mode, DATA), rel=1e-5)
     assert len(found.lesions) >= 3
     for lesion in found.lesions[:: math.ceil(len(found.lesions) / 5)]:
-        by_hand = loss_by_hand(silence(model, last(lesion.name)), mode, batch())
+        by_hand = loss_by_hand(silence(model, last(lesion.name)), mode, DATA)
         assert lesion.loss == pytest.approx(by_hand, rel=1e-5), lesion.name
     distinct = {round(lesion.loss, 6) for lesion in found.lesions}
     assert len(distinct) >= len(found.lesions) // 2, "the lesions can be told apart, but for dropped branches"
@@ -148,8 +132,8 @@ def test_a_lesion_is_a_branch_that_is_silenced(case, mode):
 def test_blocks_are_those_of_the_diagnosis():
     model = settle(torchvision.models.regnet_y_400mf(num_classes=3))
     with untouched(model):
-        blocks = read(model, batch(), F.cross_entropy).blocks
-    found = lesions(model, batch(), F.cross_entropy).lesions
+        blocks = read(model, DATA, F.cross_entropy).blocks
+    found = lesions(model, DATA, F.cross_entropy).lesions
     assert [(lesion.index, lesion.name) for lesion in found] == [(block.index, block.name) for block in blocks]
 
 
@@ -157,11 +141,11 @@ def test_blocks_are_those_of_the_diagnosis():
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_left_as_it_was(training, mode):
     model = reslab.create_model("resnet20", 3).train(training)
-    model(batch()[0]).sum().backward()
+    model(DATA[0]).sum().backward()
     before = state_of(model)
-    first = lesions(model, batch(), F.cross_entropy, mode=mode)
-    assert same(before, state_of(model))
-    assert lesions(model, batch(), F.cross_entropy, mode=mode) == first
+    first = lesions(model, DATA, F.cross_entropy, mode=mode)
+    assert_untouched(model, before)
+    assert lesions(model, DATA, F.cross_entropy, mode=mode) == first
 
 
 class Counting(nn.Module):
@@ -189,30 +173,21 @@ def test_each_pass_begins_with_the_same_buffers():
 
 
 def test_words_go_in_as_numbers():
-    class Words(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed, self.mix, self.head = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 3)
-
-        def forward(self, ids: Tensor, *, scale: float) -> Tensor:
-            x = self.embed(ids) * scale
-            return self.head((x + torch.relu(self.mix(x))).mean(1))
-
     model, ids, labels = Words(), torch.arange(12).reshape(4, 3), torch.arange(4) % 3
     (lesion,) = lesions(model, ({"ids": ids, "scale": 2.0}, labels), F.cross_entropy).lesions
-    by_hand = F.cross_entropy(model.head((model.embed(ids) * 2.0).mean(1)), labels)
+    by_hand = F.cross_entropy(model.head(model.embed(ids).mean(1)), labels)
     assert lesion.loss == pytest.approx(by_hand.item(), rel=1e-6)
 
 
 def test_frozen_networks_are_studied_too():
     model = settle(reslab.create_model("resnet20", 3))
-    expected = lesions(model, batch(), F.cross_entropy)
-    assert lesions(model.requires_grad_(False), batch(), F.cross_entropy) == expected
+    expected = lesions(model, DATA, F.cross_entropy)
+    assert lesions(model.requires_grad_(False), DATA, F.cross_entropy) == expected
 
 
 def test_a_branch_that_is_zero_is_not_missed():
     model = reslab.create_model("resnet8", 3, shortcut="projection", zero_init_residual=True)
-    found = lesions(model, batch(), F.cross_entropy, mode="train")
+    found = lesions(model, DATA, F.cross_entropy, mode="train")
     assert [lesion.increase for lesion in found.lesions] == [0.0] * 3
 
 
@@ -220,15 +195,15 @@ def test_a_branch_that_is_zero_is_not_missed():
 def test_checkpointed_networks_are_studied_too(mode):
     model, saving = (reslab.create_model("resnet8", 3, checkpoint_blocks=flag) for flag in (False, True))
     saving.load_state_dict(settle(model).state_dict())
-    assert lesions(saving, batch(), F.cross_entropy, mode=mode) == lesions(model, batch(), F.cross_entropy, mode=mode)
+    assert lesions(saving, DATA, F.cross_entropy, mode=mode) == lesions(model, DATA, F.cross_entropy, mode=mode)
 
 
 @pytest.mark.parametrize("name", ["plain20", "vgg20_cifar"])
 def test_a_network_without_shortcuts_has_no_lesions(name):
     model = reslab.create_model(name, 3)
-    found = lesions(model, batch(), F.cross_entropy, mode="train")
+    found = lesions(model, DATA, F.cross_entropy, mode="train")
     assert (found.lesions, found.not_cut) == ((), {})
-    assert found.loss == pytest.approx(loss_by_hand(model, "train", batch()), rel=1e-6)
+    assert found.loss == pytest.approx(loss_by_hand(model, "train", DATA), rel=1e-6)
 
 
 class Partly(nn.Module):
@@ -296,10 +271,10 @@ def test_a_model_is_left_as_it_was_after_an_error_too(kind, error):
     before = state_of(model)
     with pytest.raises(error):
         lesions(model, data, F.cross_entropy)
-    assert same(before, state_of(model))
+    assert_untouched(model, before)
 
 
 def test_a_loss_that_is_no_scalar_is_refused():
     model = reslab.create_model("resnet8", 3)
     with pytest.raises(RequestError, match="expected a scalar"):
-        lesions(model, batch(), lambda out, labels: F.cross_entropy(out, labels, reduction="none"))
+        lesions(model, DATA, lambda out, labels: F.cross_entropy(out, labels, reduction="none"))

@@ -8,30 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from tests.probe.subjects import Words, assert_untouched, batch, state_of
 from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
 from reslab.probe.reading import read
 from reslab.probe.untouched import untouched
-
-
-def batch(num: int = 4, side: int = 16, channels: int = 3) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(num, channels, side, side, generator=generator), torch.arange(num) % 3
-
-
-def state_of(model: nn.Module) -> list[object]:
-    tensors = [tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())]
-    hooks = [
-        [len(hooks) for name, hooks in vars(m).items() if name.endswith("_hooks") and hooks] for m in model.modules()
-    ]
-    return [tensors, [m.training for m in model.modules()], hooks, torch.get_rng_state()]
-
-
-def same(before: list[object], after: list[object]) -> bool:
-    tensors = all(torch.equal(old, new) for old, new in zip(before[0], after[0], strict=True))
-    return tensors and before[1:3] == after[1:3] and torch.equal(before[3], after[3])
 
 
 def test_names_are_those_of_the_blocks_in_order():
@@ -132,15 +115,6 @@ def test_a_softmax_before_cross_entropy_is_seen(head, twice):
 
 
 def test_words_go_in_as_numbers():
-    class Words(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed, self.mix, self.head = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 3)
-
-        def forward(self, ids: Tensor, *, scale: float) -> Tensor:
-            x = self.embed(ids)
-            return self.head((x + scale * self.mix(x)).mean(dim=1))
-
     inputs = {"ids": torch.randint(20, (4, 6)), "scale": 0.5}
     reading = read(Words(), (inputs, torch.zeros(4).long()), F.cross_entropy)
     assert [block.kind for block in reading.blocks] == ["identity"]
@@ -176,7 +150,7 @@ def test_the_model_is_as_it_was(name):
     images, labels = batch()
     with untouched(model):
         read(model.train(), (images, labels), F.cross_entropy)
-    assert same(before, state_of(model))
+    assert_untouched(model, before)
     assert all(
         p.grad is grad and torch.equal(grad, torch.ones_like(p))
         for p, grad in zip(model.parameters(), gradients, strict=True)
@@ -203,14 +177,14 @@ def test_the_model_is_as_it_was_after_an_exception_of_its_own():
     before = state_of(model)
     with pytest.raises(RequestError, match="forward pass raised ArithmeticError: mine"), untouched(model):
         read(model, batch(), F.cross_entropy)
-    assert same(before, state_of(model))
+    assert_untouched(model, before)
 
 
 @pytest.mark.parametrize(
     ("loss_fn", "message"),
     [
         (lambda outputs, labels: outputs.sum(dim=1), r"a tensor of shape \(4,\); expected a scalar"),
-        (lambda outputs, labels: 3.0, "a float; expected a scalar"),
+        (lambda outputs, labels: 3.0, "no tensor; expected a scalar tensor"),
         (lambda outputs, labels: outputs.detach().sum(), "no graph to go back through"),
     ],
 )
@@ -287,4 +261,4 @@ def test_what_the_users_code_raises_is_one_error_and_the_model_is_as_it_was(shap
     with pytest.raises(RequestError, match=message) as raised:
         reslab.diagnose(model, (torch.ones(shape), labels), F.cross_entropy)
     assert raised.value.__cause__ is not None
-    assert same(before, state_of(model))
+    assert_untouched(model, before)

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from tests.probe.subjects import assert_untouched, state_of
 from torch import nn
 
 from reslab.errors import RequestError
@@ -27,16 +28,6 @@ def conv_case(*, rate=0.0):
     norm = nn.BatchNorm2d(6, eps=1e-30)  # an eps of weight would see the scale of the filters
     layers = [nn.Conv2d(3, 6, 3), norm, nn.ReLU(inplace=True), nn.Dropout(rate), nn.Flatten(), nn.Linear(96, 4)]
     return nn.Sequential(*layers).double(), (torch.randn(5, 3, 6, 6).double(), torch.arange(5) % 4)
-
-
-def state_of(model):
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    return {name: tensor.detach().clone() for name, tensor in tensors}
-
-
-def assert_same(before, after):
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_the_slice_of_a_squared_loss_is_its_parabola():
@@ -81,18 +72,14 @@ def test_the_centre_is_the_plain_loss_and_the_model_stays(norms):
     batch = torch.randn(6, 1, 8, 8), torch.arange(6) % 3
     twin = copy.deepcopy(model).train(norms == "batch")
     expected = cross_entropy(twin(batch[0]), batch[1]).item()
-    before, numbers, kept = state_of(model), torch.get_rng_state(), batch[0].clone()
     cross_entropy(model.eval()(batch[0]), batch[1]).backward()
-    gradient = next(model.parameters()).grad
+    before, kept = state_of(model), batch[0].clone()
     line = loss_slice(model, batch, cross_entropy, num_points=5, norms=norms)
     plane = loss_plane(model, batch, cross_entropy, num_points=5, norms=norms)
     assert line.losses[2] == plane.losses[2][2] == expected
     assert plane.losses[2] == line.losses  # the first direction is the slice's
-    assert_same(before, state_of(model))
-    assert torch.equal(torch.get_rng_state(), numbers)
+    assert_untouched(model, before)
     assert torch.equal(batch[0], kept)
-    assert not model.training
-    assert next(model.parameters()).grad is gradient
 
 
 def test_both_treatments_of_norms_differ():
@@ -229,8 +216,7 @@ def test_an_exception_leaves_the_model_as_it_was():
     with pytest.raises(ValueError, match="the user's own"):
         loss_slice(model, batch, fails_later, num_points=9)
     assert not torch.equal(calls[-1], model[0].weight)  # it had been moved
-    assert_same(before, state_of(model))
-    assert model.training
+    assert_untouched(model, before)
 
 
 def test_a_training_model_keeps_the_layers_that_it_holds_in_eval_mode():
@@ -270,7 +256,7 @@ def test_what_can_not_be_moved_is_refused():
     model, batch, _ = linear_case()
     with pytest.raises(RequestError, match="expected a scalar"):
         loss_slice(model, batch, lambda out, y: out - y)
-    with pytest.raises(RequestError, match="gave a float"):
+    with pytest.raises(RequestError, match="no tensor; expected a scalar tensor"):
         loss_slice(model, batch, lambda out, y: 1.0)
     with pytest.raises(RequestError, match="pair of inputs and targets"):
         loss_slice(model, batch[0], mse)

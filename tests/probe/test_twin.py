@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from tests.probe.subjects import Checkpointed, assert_untouched, batch, state_of
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 import reslab
 from reslab.errors import RequestError
@@ -19,10 +19,8 @@ from reslab.probe.reading import read
 from reslab.probe.twin import cut_twin
 from reslab.records import TwinRecord
 
-
-def batch(num: int = 4, side: int = 16, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(num, 3, side, side, generator=generator).to(dtype), torch.arange(num) % 3
+LARGER = batch(side=32, dtype=torch.float64)
+DATA = batch(dtype=torch.float64)
 
 
 def rms(grad: Tensor) -> float:
@@ -61,8 +59,8 @@ def test_the_twin_of_a_network_of_ours_is_the_plain_one(name, plain, shortcut):
     twin = reslab.create_model(plain, 3).double()
     twin.load_state_dict({key: value for key, value in model.state_dict().items() if key in twin.state_dict()})
     assert len(list(model.blocks())) == len(list(twin.blocks()))
-    expected = norms_by_hand(twin, [block for _, block in twin.blocks()], batch())
-    assert_twin(cut_twin(model, batch(), F.cross_entropy), *expected)
+    expected = norms_by_hand(twin, [block for _, block in twin.blocks()], DATA)
+    assert_twin(cut_twin(model, DATA, F.cross_entropy), *expected)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -71,11 +69,14 @@ def test_all_gradients_of_the_twin_are_those_of_the_plain_network(training):
     model, twin = (reslab.create_model(name, 3).double() for name in ("resnet20", "plain20"))
     twin.load_state_dict(model.state_dict())
     with repeatable(model, is_training=training):
-        seen = survey(model, batch(), F.cross_entropy)
+        seen = survey(model, DATA, F.cross_entropy)
         cut = Cut(seen, {junction.call: junction.shortcut for junction in seen.junctions})
-        loss = cut.loss_of(model, batch(), F.cross_entropy)
+        loss = cut.loss_of(model, DATA, F.cross_entropy)
         found = torch.autograd.grad(loss, list(model.parameters()))
-    wanted = torch.autograd.grad(F.cross_entropy(twin.train(training)(batch()[0]), batch()[1]), list(twin.parameters()))
+    wanted = torch.autograd.grad(
+        F.cross_entropy(twin.train(training)(DATA[0]), DATA[1]),
+        list(twin.parameters()),
+    )
     for got, want in zip(found, wanted, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-14)
 
@@ -99,8 +100,8 @@ def test_the_twin_of_torchvisions_resnet18():
         for index, block in enumerate(stage):
             stage[index] = PlainBasic(block)
     blocks = [module for module in plain.modules() if isinstance(module, PlainBasic)]
-    expected = norms_by_hand(plain, blocks, batch(side=32))
-    assert_twin(cut_twin(model, batch(side=32), F.cross_entropy), *expected)
+    expected = norms_by_hand(plain, blocks, LARGER)
+    assert_twin(cut_twin(model, LARGER, F.cross_entropy), *expected)
 
 
 class Transformer(nn.Module):
@@ -174,14 +175,14 @@ def test_the_gradients_of_any_form(join, left, num_blocks):
 
 @pytest.mark.parametrize("name", ["resnet8", "preresnet20", "seresnet20", "wide_resnet16_4"])
 def test_blocks_are_those_of_the_diagnosis(name):
-    model, data = reslab.create_model(name, 3), batch(dtype=torch.float32)
+    model, data = reslab.create_model(name, 3), batch()
     twin = cut_twin(model, data, F.cross_entropy)
     assert len(twin.grad_norms) == len(read(model.train(), data, F.cross_entropy).blocks)
     assert all(norm > 0 and math.isfinite(norm) for norm in twin.grad_norms)
 
 
 def test_a_network_without_shortcuts_is_its_own_twin():
-    model, data = reslab.create_model("resnet8", 3, shortcut="none"), batch(dtype=torch.float32)
+    model, data = reslab.create_model("resnet8", 3, shortcut="none"), batch()
     twin = cut_twin(model, data, F.cross_entropy)
     assert twin == TwinRecord(read(model.train(), data, F.cross_entropy).loss, ())
 
@@ -206,7 +207,7 @@ def test_words_go_in_as_numbers():
 
 def test_a_branch_that_starts_at_zero_hands_on_nothing():
     model = reslab.create_model("resnet8", 3, shortcut="projection", zero_init_residual=True)
-    assert cut_twin(model, batch(dtype=torch.float32), F.cross_entropy).grad_norms == (0.0,) * 3
+    assert cut_twin(model, batch(), F.cross_entropy).grad_norms == (0.0,) * 3
 
 
 class Stop(torch.autograd.Function):
@@ -253,28 +254,24 @@ def test_a_block_may_begin_after_an_operation_that_goes_by_unseen():
 
 def test_a_frozen_network_has_a_twin_too():
     model = reslab.create_model("resnet8", 3)
-    expected = cut_twin(model, batch(dtype=torch.float32), F.cross_entropy)
-    found = cut_twin(model.requires_grad_(False), batch(dtype=torch.float32), F.cross_entropy)
+    expected = cut_twin(model, batch(), F.cross_entropy)
+    found = cut_twin(model.requires_grad_(False), batch(), F.cross_entropy)
     assert found.grad_norms == pytest.approx(expected.grad_norms, rel=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_left_as_it_was(training):
-    model, data = reslab.create_model("resnet20", 3).train(training), batch(dtype=torch.float32)
+    model, data = reslab.create_model("resnet20", 3).train(training), batch()
     model(data[0]).sum().backward()
-    tensors = [tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())]
-    grads, random = [parameter.grad for parameter in model.parameters()], torch.get_rng_state()
+    before = state_of(model)
     with torch.no_grad():  # whoever calls it may have switched gradients off
         found = cut_twin(model, data, F.cross_entropy)
-    assert all(map(torch.equal, tensors, [*model.parameters(), *model.buffers()]))
-    assert all(parameter.grad is grad for parameter, grad in zip(model.parameters(), grads, strict=True))
-    assert torch.equal(random, torch.get_rng_state())
-    assert {module.training for module in model.modules()} == {training}
+    assert_untouched(model, before)
     assert cut_twin(model.train(), data, F.cross_entropy) == found
 
 
 def test_a_compiled_model_is_run_uncompiled():
-    model, data = reslab.create_model("resnet8", 3), batch(dtype=torch.float32)
+    model, data = reslab.create_model("resnet8", 3), batch()
     assert cut_twin(torch.compile(model), data, F.cross_entropy) == cut_twin(model, data, F.cross_entropy)
 
 
@@ -293,18 +290,9 @@ def test_a_shortcut_that_cannot_be_cut_is_named():
 
 
 def test_checkpointing_is_refused_since_it_would_compute_the_shortcuts_again():
-    inner = reslab.create_model("resnet8", 3)
-
-    class Saving(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, x: Tensor) -> Tensor:
-            return checkpoint(self.inner, x, use_reentrant=False)
-
+    model = Checkpointed(reslab.create_model("resnet8", 3))
     with pytest.raises(RequestError, match="Switch checkpointing off"):
-        cut_twin(Saving(), batch(dtype=torch.float32), F.cross_entropy)
+        cut_twin(model, batch(), F.cross_entropy)
 
 
 def test_an_error_of_the_models_own_is_passed_on():
@@ -337,7 +325,7 @@ def test_precision_and_layout_are_the_models_own(dtype):
 
     full = reslab.create_model("resnet8", 3, shortcut="projection")
     full.load_state_dict((mixed := Mixed()).inner.state_dict())
-    data = batch(dtype=torch.float32)
+    data = batch()
     found, expected = (cut_twin(model, data, F.cross_entropy) for model in (mixed, full))
     tolerance = 0.1 if dtype == torch.bfloat16 else 1e-4
     assert_twin(found, expected.loss, list(expected.grad_norms), rel=tolerance)

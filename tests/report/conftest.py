@@ -20,6 +20,7 @@ from reslab.records import (
 )
 
 MakeRun = Callable[..., RunFolder]
+CHROMIUM = Path("/usr/bin/chromium")
 
 
 def blocks_of(depth: int) -> list[str]:
@@ -119,3 +120,32 @@ def _write_probes(folder: RunFolder, norms: tuple[list[float], list[float]]) -> 
         for index, norm in enumerate(values):
             writer.write(BlockGradientRecord(step, names[index], index, norm))
     writer.close()
+
+
+@pytest.fixture
+def browse():
+    """Opens a page in headless Chromium without a network; ``complaints`` must stay empty."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    complaints: list[str] = []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+
+        def goto(path: Path, *, width: int = 1280, scheme: str = "light") -> Any:
+            context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+            page = context.new_page()
+            page.on("request", lambda request: seen(request.url))
+            page.on("console", lambda message: complaints.append(message.text))
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.goto(path.as_uri())
+            page.wait_for_selector("body[data-drawn]", timeout=60_000)
+            return page
+
+        def seen(url: str) -> None:
+            if not url.startswith(("file:", "data:", "blob:")):
+                complaints.append(f"request of {url}")
+
+        yield goto
+        browser.close()
+    assert complaints == []

@@ -6,6 +6,7 @@ import inspect
 import re
 
 import pytest
+from tests.report.contrast import contrast
 
 from reslab.report import theme
 from reslab.report.canvas import FONT, LOOKS, with_times
@@ -15,18 +16,6 @@ def test_only_the_x_between_numbers_is_a_multiplication_sign():
     assert with_times("3x3 max-pool") == "3\N{MULTIPLICATION SIGN}3 max-pool"
     assert with_times("branch x 0.2") == "branch \N{MULTIPLICATION SIGN} 0.2"
     assert with_times("mix of x") == "mix of x"
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance of ``#RRGGBB``, as WCAG 2.1 defines it."""
-    shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    red, green, blue = (share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(one: str, other: str) -> float:
-    dark, light = sorted((luminance(one), luminance(other)))
-    return (light + 0.05) / (dark + 0.05)
 
 
 GROUNDS = {

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
-from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.report.page_reader import PageReader
 
 from reslab.errors import RequestError
 from reslab.records import Errors
@@ -17,58 +14,14 @@ from reslab.report.flow import gradient_flow
 from reslab.report.page import write_page
 from reslab.report.tables import result_rows
 
-CHROMIUM = Path("/usr/bin/chromium")
 MEGABYTE = 1_000_000  # of which the library that draws takes 900,000
 LINES = "#curves svg g.mark-line path"
 FADED = f"{LINES}[opacity='0.1']"
 
 
-def unpack(length: int, columns: dict[str, dict[str, list[Any]]]) -> list[dict[str, Any]]:
-    """What the page's script does."""
-    rows: list[dict[str, Any]] = [{} for _ in range(length)]
-    for key, column in columns.items():
-        for row, cell in zip(rows, column["cells"], strict=True):
-            row[key] = column["words"][cell] if column["words"] else cell
-    return rows
-
-
-class Reading(HTMLParser):
-    """What a browser would load, what a reader would read, and the charts."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.loaded: list[str] = []
-        self.words: list[str] = []
-        self.tags: list[str] = []
-        self.specs: dict[str, Any] = {}
-        self.inside: tuple[str, str | None] = ("", None)
-        self.feed(html)
-        self.text = re.sub(r"\s+", " ", " ".join(self.words).replace("\u00a0", " "))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.inside = (tag, dict(attrs).get("id"))
-        self.tags.append(tag)
-        self.loaded += [value for key, value in attrs if key in ("src", "href", "srcset", "data", "action") and value]
-
-    def handle_endtag(self, tag: str) -> None:
-        self.inside = ("", None)
-
-    def handle_data(self, data: str) -> None:
-        if self.inside == ("script", "specs"):
-            self.specs = json.loads(data)
-            for spec in self.specs.values():
-                spec["datasets"] = {name: unpack(**packed) for name, packed in spec["datasets"].items()}
-        elif self.inside[0] not in ("script", "style"):
-            self.words.append(data)
-
-
-def read(path: Path) -> Reading:
-    return Reading(path.read_text(encoding="utf-8"))
-
-
 def test_page_of_six_twins(twins, tmp_path):
     path = write_page(twins, tmp_path / "page.html", title="Does depth help?", lead="Only with shortcuts.")
-    page = read(path)
+    page = PageReader(path)
     assert path.stat().st_size < MEGABYTE
     assert page.loaded == []
     assert set(page.specs) == {"curves", "flow"}
@@ -86,14 +39,14 @@ def test_page_of_six_twins(twins, tmp_path):
 
 
 def test_the_page_carries_the_charts_whole(twins, tmp_path):
-    page = read(write_page(twins, tmp_path / "page.html", title="t"))
+    page = PageReader(write_page(twins, tmp_path / "page.html", title="t"))
     for key, chart in (("curves", learning_curves(twins)), ("flow", gradient_flow(twins))):
         assert list(page.specs[key]["datasets"].values()) == list(chart.to_dict()["datasets"].values())
         assert page.specs[key]["description"] in page.text
 
 
 def test_page_of_one_run_has_its_steps(make_run, tmp_path):
-    page = read(write_page([make_run("resnet20")], tmp_path / "page.html", title="resnet20"))
+    page = PageReader(write_page([make_run("resnet20")], tmp_path / "page.html", title="resnet20"))
     assert set(page.specs) == {"curves", "flow", "steps"}
     assert "The loss goes from" in page.text
 
@@ -104,7 +57,7 @@ def test_names_are_words_not_tags(make_run, tmp_path):
     run.root.rename(run.root.with_name("a<b>c"))
     moved = type(run)(run.root.with_name("a<b>c"))
     path = write_page([moved], tmp_path / "page.html", title="<b>x", lead="1 < 2 & 3")
-    page = read(path)
+    page = PageReader(path)
     assert "<b>x" in page.text
     assert "1 < 2 & 3" in page.text
     assert evil in page.text
@@ -119,7 +72,7 @@ def test_a_run_that_is_not_done_says_so_first(make_run, tmp_path, status):
     failure = {"reason": "loss is NaN", "step": 1211} if status == "failed" else None
     run = make_run("resnet20", status=status, failure=failure, last=None, best=None, epochs=3)
     path = write_page([run], tmp_path / "page.html", title="t")
-    page = read(path)
+    page = PageReader(path)
     assert f'class="notice {status}"' in path.read_text(encoding="utf-8")
     assert "3 epochs finished" in page.text
     assert page.text.index(status.capitalize()) < page.text.index("Results")
@@ -138,7 +91,7 @@ def test_a_run_with_nothing_but_run_json(make_run, tmp_path):
     run = make_run("resnet20", status="running", last=None, best=None, model="resnet20")
     for path in (run.steps, run.epochs, run.probes):
         path.unlink()
-    page = read(write_page([run], tmp_path / "page.html", title="t"))
+    page = PageReader(write_page([run], tmp_path / "page.html", title="t"))
     assert page.specs == {}
     for reason in ("No epoch was finished", "No gradient was recorded", "No step was taken"):
         assert reason in page.text
@@ -149,19 +102,19 @@ def test_empty_dicts_in_run_json(make_run, tmp_path):
     record = run.read_run()
     record.model = {}
     run.run.write_text(record.to_json(), encoding="utf-8")
-    page = read(write_page([run], tmp_path / "page.html", title="t"))
+    page = PageReader(write_page([run], tmp_path / "page.html", title="t"))
     assert "Deviations" not in page.text
     assert "Not recorded." in page.text
 
 
 def test_no_validation_split(make_run, tmp_path):
     run = make_run("resnet20", val=False, best=None, last=Errors(29, 0.1, 0.02, test_loss=0.2, test_error=0.0712))
-    assert "7.12 %" in read(write_page([run], tmp_path / "page.html", title="t")).text
+    assert "7.12 %" in PageReader(write_page([run], tmp_path / "page.html", title="t")).text
 
 
 def test_runs_that_differ_get_a_column_each(make_run, tmp_path):
     runs = [make_run(name, model="resnet20", seed=seed) for name, seed in (("one", 11), ("two", 12))]
-    page = read(write_page(runs, tmp_path / "page.html", title="t"))
+    page = PageReader(write_page(runs, tmp_path / "page.html", title="t"))
     assert re.search(r"seed\s+11\s+12", page.text)
     assert page.text.count("read once, at the end") == 1
     assert page.text.count("validation split of 20 %") == 1
@@ -172,7 +125,7 @@ def test_long_runs_stay_small(make_run, tmp_path):
     losses = [1 + 1 / (1 + step) for step in range(20_000)]
     path = write_page([make_run("resnet20", epochs=400, losses=losses)], tmp_path / "page.html", title="t")
     assert path.stat().st_size < MEGABYTE
-    assert "120 of 20,000 rows" in read(path).text
+    assert "120 of 20,000 rows" in PageReader(path).text
 
 
 def test_result_rows(make_run):
@@ -209,31 +162,14 @@ def test_the_room_never_sees_torch():
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_opens_offline(twins, tmp_path, width, scheme):
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api")
+def test_the_page_opens_offline(twins, browse, tmp_path, width, scheme):
     path = write_page(twins, tmp_path / "page.html", title="Does depth help?", lead="Only with shortcuts.")
-    requests: list[str] = []
-    complaints: list[str] = []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
-        page = context.new_page()
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(path.as_uri())
-        page.wait_for_selector("body[data-drawn]")
-        for key, num_panels in (("curves", 2), ("flow", 3)):
-            assert page.locator(f"#{key} svg g.mark-line.role-mark").count() >= num_panels
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.locator(LINES).count() == 12
-        assert page.locator(FADED).count() == 0
-        page.locator("#curves svg .role-legend-label text", has_text="plain20").click(force=True)
-        page.locator(FADED).first.wait_for(state="attached")
-        kept = page.locator(LINES).count() - page.locator(FADED).count()
-        browser.close()
-    assert kept == 2  # training and validation of plain20
-    assert complaints == []
-    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    page = browse(path, width=width, scheme=scheme)
+    for key, num_panels in (("curves", 2), ("flow", 3)):
+        assert page.locator(f"#{key} svg g.mark-line.role-mark").count() >= num_panels
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator(LINES).count() == 12
+    assert page.locator(FADED).count() == 0
+    page.locator("#curves svg .role-legend-label text", has_text="plain20").click(force=True)
+    page.locator(FADED).first.wait_for(state="attached")
+    assert page.locator(LINES).count() - page.locator(FADED).count() == 2  # training and validation of plain20

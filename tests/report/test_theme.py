@@ -6,24 +6,13 @@ import re
 from importlib.resources import files
 
 import pytest
+from tests.report.contrast import contrast, luminance
 
 from reslab.report.theme import ALARM, CARD, INK, QUIET
 
 TEMPLATE = files("reslab.report").joinpath("page.html.j2").read_text(encoding="utf-8")
 SCHEMES = [dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", TEMPLATE, re.S)]
 GROUNDS, NOT_TEXT = {"page", "card"}, {"line"}
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance of ``#RRGGBB``, as WCAG 2.1 defines it."""
-    shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    red, green, blue = (share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(text: str, ground: str) -> float:
-    dark, light = sorted((luminance(text), luminance(ground)))
-    return (light + 0.05) / (dark + 0.05)
 
 
 def test_the_formula_is_the_one_of_wcag():

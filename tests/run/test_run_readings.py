@@ -4,26 +4,16 @@ import json
 from dataclasses import replace
 
 import pytest
+from tests.run.small_run import small_run
 
 from reslab.cli.main import main
-from reslab.config import DataConfig, ModelConfig, OptimConfig, RunConfig, ScheduleConfig, TrainConfig
+from reslab.config import ModelConfig, OptimConfig, TrainConfig
 from reslab.errors import RequestError
 from reslab.records import RunFolder
 from reslab.run.diagnose import diagnose_run
 from reslab.run.recorder import Display
 from reslab.run.train import train
 from reslab.train.failure import NonFiniteError
-
-
-def config(**changes):
-    base = {
-        "model": ModelConfig(name="resnet8"),
-        "data": DataConfig(name="digits", batch_size=128, workers=0),
-        "optim": OptimConfig(lr=0.05),
-        "schedule": ScheduleConfig(kind="cosine"),
-        "train": TrainConfig(epochs=2, device="cpu", threads=1),
-    }
-    return RunConfig(**(base | changes))
 
 
 class Notes(Display):
@@ -36,7 +26,7 @@ class Notes(Display):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    return train(config(), tmp_path_factory.mktemp("runs") / "r8")
+    return train(small_run(), tmp_path_factory.mktemp("runs") / "r8")
 
 
 def test_eight_steps_are_read_from_the_first_to_the_last(done):
@@ -58,7 +48,7 @@ def test_the_gradients_of_blocks_are_recorded_as_before(done):
 
 def test_readings_change_nothing_in_the_run(done, tmp_path):
     quiet = TrainConfig(epochs=2, device="cpu", threads=1, probe=False)
-    without = train(config(train=quiet), tmp_path / "r").folder
+    without = train(small_run(train=quiet), tmp_path / "r").folder
     assert without.last_weights.read_bytes() == done.folder.last_weights.read_bytes()
     assert without.read_steps() == done.folder.read_steps()
     assert without.read_readings() == []
@@ -74,14 +64,14 @@ def test_the_diagnosis_of_a_run_is_over_all_of_its_training(done):
 
 
 def test_clipping_at_every_step_is_found(tmp_path):
-    folder = train(config(optim=OptimConfig(lr=0.05, clip_grad_norm=0.05)), tmp_path / "r").folder
+    folder = train(small_run(optim=OptimConfig(lr=0.05, clip_grad_norm=0.05)), tmp_path / "r").folder
     found = {finding.id: finding for finding in diagnose_run(folder).findings}
     assert found["CLIP_ALWAYS"].number == 1.0
 
 
 def test_a_run_without_readings_is_diagnosed_as_it_is_now(done, tmp_path):
     quiet = TrainConfig(steps=2, device="cpu", threads=1, probe=False)
-    folder = train(config(train=quiet), tmp_path / "r").folder
+    folder = train(small_run(train=quiet), tmp_path / "r").folder
     diagnosis = diagnose_run(folder)
     assert [reading.step for reading in diagnosis.readings] == [2]
     assert "CLIP_ALWAYS" in diagnosis.not_checked
@@ -95,7 +85,7 @@ def test_a_network_of_ones_own_is_read_too(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     short = TrainConfig(steps=3, device="cpu", threads=1)
-    folder = train(config(model=ModelConfig(name="ownnets:linear"), train=short), tmp_path / "r").folder
+    folder = train(small_run(model=ModelConfig(name="ownnets:linear"), train=short), tmp_path / "r").folder
     assert [reading.step for reading in folder.read_readings()] == [0, 1, 2]
     assert folder.read_probes() == []
 
@@ -104,7 +94,7 @@ def test_a_network_of_ones_own_is_read_too(tmp_path, monkeypatch):
 def failed(tmp_path_factory):
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "failed")
     notes = Notes()
-    wild = config(optim=OptimConfig(lr=300.0), model=ModelConfig(name="resnet8", norm="none"))
+    wild = small_run(optim=OptimConfig(lr=300.0), model=ModelConfig(name="resnet8", norm="none"))
     with pytest.raises(NonFiniteError) as caught:
         train(wild, folder.root, display=notes)
     return folder, caught.value
@@ -136,7 +126,7 @@ def test_a_run_that_never_began_is_no_run(tmp_path):
 
 def test_overwriting_a_failed_run_removes_what_it_left(failed, tmp_path):
     folder, _ = failed
-    short = config(train=TrainConfig(steps=1, device="cpu", threads=1))
+    short = small_run(train=TrainConfig(steps=1, device="cpu", threads=1))
     copied = RunFolder(tmp_path / "r")
     copied.root.mkdir()
     for path in (folder.config, folder.run, folder.readings, folder.flight):
@@ -164,8 +154,8 @@ def test_a_run_that_goes_on_has_the_same_readings(done, tmp_path):
                 raise ArithmeticError("the power went")
 
     with pytest.raises(ArithmeticError, match="power"):
-        train(config(), folder, display=Stop())
-    resumed = train(config(), folder, resume=True).folder
+        train(small_run(), folder, display=Stop())
+    resumed = train(small_run(), folder, resume=True).folder
 
     def untimed(readings):
         return [replace(reading, duration_s=0.0) for reading in readings]

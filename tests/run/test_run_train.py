@@ -10,9 +10,10 @@ import tomllib
 import pytest
 import safetensors.torch
 import torch
+from tests.run.small_run import small_run
 from torch import nn
 
-from reslab.config import DataConfig, ModelConfig, OptimConfig, RunConfig, ScheduleConfig, TrainConfig, load_config
+from reslab.config import DataConfig, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig, load_config
 from reslab.errors import RequestError
 from reslab.records import RunFolder, decode
 from reslab.run.describe import deviations
@@ -21,20 +22,9 @@ from reslab.run.use import evaluate_run
 from reslab.train.failure import NonFiniteError
 
 
-def config(**changes):
-    base = {
-        "model": ModelConfig(name="resnet8"),
-        "data": DataConfig(name="digits", batch_size=128, workers=0),
-        "optim": OptimConfig(lr=0.05),
-        "schedule": ScheduleConfig(kind="cosine"),
-        "train": TrainConfig(epochs=2, device="cpu", threads=1),
-    }
-    return RunConfig(**(base | changes))
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    return train(config(), tmp_path_factory.mktemp("runs") / "r8")
+    return train(small_run(), tmp_path_factory.mktemp("runs") / "r8")
 
 
 def test_the_folder_holds_what_the_design_says(done):
@@ -47,7 +37,7 @@ def test_the_folder_holds_what_the_design_says(done):
 
 def test_the_saved_config_is_the_resolved_one(done):
     saved = load_config(done.folder.config)
-    assert as_before(config(), saved) == saved
+    assert as_before(small_run(), saved) == saved
     speed = (saved.train.amp, saved.train.channels_last, saved.train.compile, saved.data.workers)
     assert speed == ("none", "on", "off", 0)  # too short a run for a trial
     assert "too few for a trial" in done.record.protocol["speed"]
@@ -86,21 +76,21 @@ def test_weights_carry_their_card(done):
 def test_an_occupied_folder_is_left_as_it_is(done):
     before = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in done.folder.root.rglob("*") if p.is_file()}
     with pytest.raises(RequestError, match="--resume"):
-        train(config(), done.folder.root)
+        train(small_run(), done.folder.root)
     with pytest.raises(RequestError, match=r"train\.epochs was 2, now 3"):
-        train(config(train=TrainConfig(epochs=3, device="cpu", threads=1)), done.folder.root, resume=True)
+        train(small_run(train=TrainConfig(epochs=3, device="cpu", threads=1)), done.folder.root, resume=True)
     with pytest.raises(RequestError, match="6n"):  # --overwrite with a request that can't be carried out
-        train(config(model=ModelConfig(name="resnet9")), done.folder.root, overwrite=True)
+        train(small_run(model=ModelConfig(name="resnet9")), done.folder.root, overwrite=True)
     after = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in done.folder.root.rglob("*") if p.is_file()}
     assert before == after
 
 
 def test_resuming_a_finished_run_changes_nothing(done):
-    assert train(config(), done.folder.root, resume=True).record == done.record
+    assert train(small_run(), done.folder.root, resume=True).record == done.record
 
 
 def test_overwrite_replaces_the_run(tmp_path):
-    short = config(train=TrainConfig(steps=2, device="cpu", threads=1))
+    short = small_run(train=TrainConfig(steps=2, device="cpu", threads=1))
     train(short, tmp_path / "r")
     (tmp_path / "r" / "notes.txt").write_text("mine")
     train(short, tmp_path / "r", overwrite=True)
@@ -110,7 +100,7 @@ def test_overwrite_replaces_the_run(tmp_path):
 
 def test_without_validation_the_last_weights_are_the_ones(tmp_path):
     data = DataConfig(name="digits", batch_size=128, workers=0, val_split=0)
-    outcome = train(config(data=data, train=TrainConfig(steps=2, device="cpu", threads=1)), tmp_path / "r")
+    outcome = train(small_run(data=data, train=TrainConfig(steps=2, device="cpu", threads=1)), tmp_path / "r")
     assert outcome.record.best is None
     assert outcome.record.last.val_error is None
     assert decode(outcome.folder.weights_card.read_text())["selected"] == "last"
@@ -119,7 +109,7 @@ def test_without_validation_the_last_weights_are_the_ones(tmp_path):
 
 def test_divergence_leaves_the_batch_and_the_place(tmp_path):
     with pytest.raises(NonFiniteError):
-        train(config(optim=OptimConfig(lr=1e30)), tmp_path / "r")
+        train(small_run(optim=OptimConfig(lr=1e30)), tmp_path / "r")
     folder = RunFolder(tmp_path / "r")
     record = folder.read_run()
     saved = safetensors.torch.load_file(folder.failure / "batch.safetensors")
@@ -140,18 +130,20 @@ def test_a_builder_of_ones_own_is_trained(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     short = TrainConfig(steps=2, device="cpu", threads=1)
-    assert train(config(model=ModelConfig(name="mynets:linear"), train=short), tmp_path / "r").record.status == "done"
+    assert (
+        train(small_run(model=ModelConfig(name="mynets:linear"), train=short), tmp_path / "r").record.status == "done"
+    )
     with pytest.raises(RequestError, match="expected \\(2, 10\\)"):
-        train(config(model=ModelConfig(name="mynets:wrong"), train=short), tmp_path / "r2")
+        train(small_run(model=ModelConfig(name="mynets:wrong"), train=short), tmp_path / "r2")
     with pytest.raises(RequestError, match="Can't import"):
-        train(config(model=ModelConfig(name="mynets:absent"), train=short), tmp_path / "r3")
+        train(small_run(model=ModelConfig(name="mynets:absent"), train=short), tmp_path / "r3")
     assert not (tmp_path / "r2").exists()
 
 
 def test_twins_see_the_same_batches_and_start_from_the_same_values(tmp_path):
     short = TrainConfig(steps=1, device="cpu", threads=1)
     folders = [
-        train(config(model=ModelConfig(name=name), train=short, optim=OptimConfig(lr=1e-30)), tmp_path / name).folder
+        train(small_run(model=ModelConfig(name=name), train=short, optim=OptimConfig(lr=1e-30)), tmp_path / name).folder
         for name in ("resnet8", "plain8")
     ]
     first, second = (safetensors.torch.load_file(folder.last_weights) for folder in folders)
@@ -161,8 +153,8 @@ def test_twins_see_the_same_batches_and_start_from_the_same_values(tmp_path):
 
 
 def test_deviations_from_the_paper_are_listed():
-    assert deviations(config()) == []
-    paper = config(
+    assert deviations(small_run()) == []
+    paper = small_run(
         model=ModelConfig(name="resnet20"),
         data=DataConfig(name="cifar10"),
         optim=OptimConfig(),
@@ -213,7 +205,7 @@ def test_a_module_with_several_inputs_is_refused_before_anything_is_written(tmp_
 
     monkeypatch.setattr("reslab.config.build.model", lambda *a, **k: Two())
     with pytest.raises(RequestError, match="can't take images of 1x8x8"):
-        train(config(), tmp_path / "r")
+        train(small_run(), tmp_path / "r")
     assert not (tmp_path / "r").exists()
 
 
@@ -226,7 +218,7 @@ def test_a_builder_that_goes_wrong_is_refused_with_its_name(tmp_path, monkeypatc
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("brokennets", None)
     with pytest.raises(RequestError, match=f"brokennets:build {message}"):
-        train(config(model=ModelConfig(name="brokennets:build")), tmp_path / "r")
+        train(small_run(model=ModelConfig(name="brokennets:build")), tmp_path / "r")
 
 
 def test_other_data_is_evaluated_whole(done, tmp_path):
@@ -240,12 +232,12 @@ def test_other_data_is_evaluated_whole(done, tmp_path):
 
 
 def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
-    outcome = train(config(train=TrainConfig(steps=1, device="cpu", threads=1)), tmp_path / "r")
+    outcome = train(small_run(train=TrainConfig(steps=1, device="cpu", threads=1)), tmp_path / "r")
     record = outcome.record
     record.status, record.data["fingerprint"] = "interrupted", "another"
     outcome.folder.run.write_text(record.to_json())
     with pytest.raises(RequestError, match="started on other data"):
-        train(config(train=TrainConfig(steps=1, device="cpu", threads=1)), tmp_path / "r", resume=True)
+        train(small_run(train=TrainConfig(steps=1, device="cpu", threads=1)), tmp_path / "r", resume=True)
 
 
 @pytest.mark.slow
@@ -286,7 +278,7 @@ def test_a_run_is_evaluated_from_another_folder_than_it_was_trained_in(tmp_path,
     monkeypatch.chdir(tmp_path)
     data = DataConfig(name="mine", dir="somewhere", batch_size=4, workers=0, val_split=0.25)
     short = TrainConfig(steps=1, device="cpu", threads=1)
-    outcome = train(config(data=data, train=short), tmp_path / "r")
+    outcome = train(small_run(data=data, train=short), tmp_path / "r")
     assert load_config(outcome.folder.config).data.dir == str(tmp_path / "somewhere")
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
@@ -296,7 +288,7 @@ def test_a_run_is_evaluated_from_another_folder_than_it_was_trained_in(tmp_path,
 
 @pytest.mark.parametrize("content", ["{", "{}", "[]"])
 def test_a_damaged_card_is_named(tmp_path, content):
-    outcome = train(config(train=TrainConfig(steps=1, device="cpu", threads=1)), tmp_path / "r")
+    outcome = train(small_run(train=TrainConfig(steps=1, device="cpu", threads=1)), tmp_path / "r")
     outcome.folder.weights_card.write_text(content)
     with pytest.raises(RequestError, match=r"weights\.json is damaged"):
         evaluate_run(outcome.folder)

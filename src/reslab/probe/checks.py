@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reslab.errors import RequestError
 
@@ -30,3 +30,11 @@ def check_batch(batch: object) -> None:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         found = f"{len(batch)} items" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
         raise RequestError(f"A batch is a pair of inputs and targets, got {found}.")
+
+
+def check_loss(loss: object) -> Tensor:
+    """Refuses what is no scalar; a tensor of one element is one."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{loss!r:.40}, no tensor"
+        raise RequestError(f"loss_fn gave {found}; expected a scalar tensor, such as a mean over the batch.")
+    return loss

@@ -10,7 +10,7 @@ from torch import nn
 
 from reslab.errors import RequestError
 from reslab.probe.curvature import largest_curvature
-from reslab.probe.inputs import chosen, mapped, size_of
+from reslab.probe.inputs import samples_of, size_of
 from reslab.probe.jacobian import jacobians
 from reslab.probe.lesion import Lesions, lesions
 from reslab.probe.noise import noise_scale
@@ -73,14 +73,6 @@ def measure_depth(
 
 
 def fewer(batch: Batch, count: int) -> Batch:
-    """The first samples of a batch."""
-    inputs, targets = batch
-    size = size_of(inputs)
-    if size <= count:
-        return batch
-    kept = torch.arange(count)
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor[:count] if tensor.ndim and len(tensor) == size else tensor
-
-    return chosen(inputs, kept), mapped(targets, keep)
+    """The first samples of a batch, at most so many."""
+    size = size_of(batch[0])
+    return batch if size <= count else samples_of(batch, torch.arange(count))

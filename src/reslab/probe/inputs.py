@@ -1,4 +1,4 @@
-"""What goes into a model: a tensor, or a nest of them."""
+"""What goes into a model, and what is compared with what comes out: a tensor, or a nest of them."""
 
 from __future__ import annotations
 
@@ -71,11 +71,23 @@ def size_of(inputs: Any) -> int:
     return next((len(tensor) for tensor in tensors_in(inputs) if tensor.ndim), 1)
 
 
-def chosen(inputs: Any, index: Tensor) -> Any:
-    """Some samples of a nest of tensors; what isn't as long as there are samples belongs to all of them."""
-    count = size_of(inputs)
+def chosen(inputs: Any, index: Tensor, *, count: int | None = None) -> Any:
+    """Copies of some samples of a nest of tensors; what isn't as long as there are samples belongs to all of them.
+
+    Args:
+        inputs: the nest, of inputs or of targets.
+        index: of the samples, (n,).
+        count: how many samples there are; by default ``size_of(inputs)``.
+    """
+    count = size_of(inputs) if count is None else count
 
     def choose(tensor: Tensor) -> Tensor:
         return tensor[index.to(tensor.device)] if tensor.ndim and len(tensor) == count else tensor
 
     return mapped(inputs, choose)
+
+
+def samples_of(batch: tuple[Any, Any], index: Tensor) -> tuple[Any, Any]:
+    """Some samples of a batch: of its inputs and of its targets."""
+    inputs, targets = batch
+    return chosen(inputs, index), chosen(targets, index, count=size_of(inputs))

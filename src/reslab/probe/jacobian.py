@@ -77,7 +77,7 @@ def jacobians(
         >>> [round(value, 4) for value in jacobians(layer, (torch.ones(1, 2), None))[0].singular_values]
         [4.0, 3.0]
     """
-    check_counts(num_directions=num_directions, num_steps=num_steps, num_samples=num_samples)
+    check_counts({"num_directions": num_directions, "num_steps": num_steps, "num_samples": num_samples})
     inputs, _ = batch
     with torch.inference_mode(False), torch.enable_grad(), untouched(model), eagerly():
         with frozen(model, inputs):
@@ -89,7 +89,7 @@ def jacobians(
         )
 
 
-def check_counts(**counts: int) -> None:
+def check_counts(counts: dict[str, int]) -> None:
     """Refuses counts below 1."""
     for name, count in counts.items():
         if count < 1:

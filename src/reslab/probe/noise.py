@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from reslab.errors import RequestError
-from reslab.probe.inputs import call, mapped, size_of
+from reslab.probe.inputs import call, samples_of, size_of
 from reslab.probe.reading import Batch, LossFn
 from reslab.probe.untouched import untouched
 
@@ -47,25 +47,17 @@ def noise_scale(model: nn.Module, batch: Batch, loss_fn: LossFn) -> float:
     with torch.inference_mode(False), torch.enable_grad(), untouched(model):
         model.train()
         rows = [
-            gradient(model, some(batch, size, start, part), loss_fn, parameters)
+            gradient(model, samples_of(batch, torch.arange(start, start + part)), loss_fn, parameters)
             for start in range(0, PARTS * part, part)
         ]
     mean = torch.stack(rows).mean(dim=0)
-    variance = sum(float((row - mean).square().sum()) for row in rows) / (PARTS - 1)  # of one part's gradient
-    signal = float(mean.square().sum()) - variance / PARTS
+    squares = [(row - mean).square().sum() for row in rows]
+    spread, square = torch.stack([torch.stack(squares).sum(), mean.square().sum()]).tolist()
+    variance = spread / (PARTS - 1)  # of one part's gradient
+    signal = square - variance / PARTS
     if variance == 0:
         return 0.0
     return variance * part / signal if signal > 0 else math.inf
-
-
-def some(batch: Batch, size: int, start: int, count: int) -> Batch:
-    """A part of the samples."""
-
-    def cut(tensor: Tensor) -> Tensor:
-        return tensor[start : start + count] if tensor.ndim and len(tensor) == size else tensor
-
-    inputs, targets = batch
-    return mapped(inputs, cut), mapped(targets, cut)
 
 
 def gradient(model: nn.Module, batch: Batch, loss_fn: LossFn, parameters: list[nn.Parameter]) -> Tensor:

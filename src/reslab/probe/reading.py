@@ -22,6 +22,8 @@ from torch.autograd.graph import Node, get_gradient_edge
 
 from reslab.errors import RequestError
 from reslab.probe.answers import answers_of
+from reslab.probe.checks import check_loss
+from reslab.probe.eager import eagerly
 from reslab.probe.graph import TRANSPARENT, Addition, Graph
 from reslab.probe.inputs import call, mapped, size_of, tensors_in, with_gradients, with_graph
 from reslab.probe.norms import norms_of
@@ -58,6 +60,12 @@ class Reader:
         self.leaves, self.arguments = with_gradients(inputs, connected=connected)
         self.trace, self.num_samples = Trace(model), size_of(inputs)
         self.outputs: Any = None
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """While this is open, the forward pass is read; what was compiled runs as it was written."""
+        with eagerly(), self.trace.following():
+            yield
 
     @contextmanager
     def attached(self, loss: Tensor) -> Iterator[list[Tensor]]:
@@ -141,7 +149,7 @@ def read(model: nn.Module, batch: Batch, loss_fn: LossFn, *, step: int = 0) -> R
     """
     inputs, targets = batch
     reader = Reader(model, inputs)
-    with reader.trace.following():
+    with reader.following():
         with telling("The model's forward pass", inputs):
             reader.outputs = call(model, reader.arguments)
         with telling("loss_fn", (reader.outputs, targets)):
@@ -169,15 +177,13 @@ def telling(what: str, given: Any) -> Iterator[None]:
 
 def node_of(loss: Any) -> Node:
     """Where the backward pass of a loss begins."""
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-        raise RequestError(f"loss_fn gave {found}; expected a scalar, such as a mean over the batch.")
-    if loss.grad_fn is None:
+    node = check_loss(loss).grad_fn
+    if node is None:
         raise RequestError(
             "The loss has no graph to go back through: it was computed without gradients (no_grad, detach, .item()), or"
             " nothing in the model asks for them."
         )
-    return loss.grad_fn
+    return node
 
 
 def sources(leaves: Sequence[Tensor], trace: Trace) -> list[Node]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from reslab.errors import RequestError
-from reslab.probe.checks import check_batch, check_model
+from reslab.probe.checks import check_batch, check_loss, check_model
 from reslab.probe.eager import eagerly
 from reslab.probe.inputs import call, with_gradients
 from reslab.probe.reading import Batch, LossFn
@@ -159,7 +159,8 @@ class Surroundings:
             buffer.copy_(before)
         seed_draws(self.model, self.seed)
         _, arguments = with_gradients(self.inputs)  # copies: an in-place activation writes over its input
-        return scalar(self.loss_fn(call(self.model, arguments), self.targets))
+        loss = check_loss(self.loss_fn(call(self.model, arguments), self.targets))
+        return loss.detach().reshape(())
 
 
 def seed_draws(model: nn.Module, seed: int) -> None:
@@ -229,18 +230,6 @@ def check(model: nn.Module, batch: Batch, norms: str) -> None:
         raise RequestError(
             "No weight of the model has two dimensions and asks for a gradient: there is nothing to move."
         )
-
-
-def scalar(loss: object) -> Tensor:
-    """A loss, 0-dim.
-
-    Raises:
-        RequestError: if it is no scalar.
-    """
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-        raise RequestError(f"loss_fn gave {found}; expected a scalar, such as a mean over the batch.")
-    return loss.detach().reshape(())
 
 
 def numbers(losses: list[Tensor]) -> tuple[float, ...]:

@@ -12,13 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from reslab.probe.checks import check_model
-from reslab.probe.eager import eagerly
 from reslab.probe.inputs import size_of
-from reslab.probe.norms import norms_of
 from reslab.probe.reading import Reader, unscaled
-from reslab.probe.updates import decay_ratio, total_norm
+from reslab.probe.updates import step_taken, total_norm, with_step
 from reslab.probe.watch import intercepted
-from reslab.records import ReadingRecord, UpdateRecord
+from reslab.records import ReadingRecord
 
 
 class StepReadings:
@@ -89,8 +87,7 @@ class StepReadings:
         if not is_first:
             return None
         self._reader, self._is_followed = Reader(module, (arguments, keywords), connected=True), True
-        self._pass.enter_context(eagerly())
-        self._pass.enter_context(self._reader.trace.following())
+        self._pass.enter_context(self._reader.following())
         return self._reader.arguments
 
     def _end(self, module: nn.Module, arguments: Any, keywords: Any, outputs: Any) -> None:
@@ -123,28 +120,21 @@ class StepReadings:
             return []
         share = record.num_samples / self._num_samples
         record = unscaled(replace(record, step=step), grad_scale * share)
-        update, norms = self._update(grad_scale)
-        parameters = tuple(replace(p, update_norm=norms.get(p.name)) for p in record.parameters)
-        self._forget()
-        return [replace(record, parameters=parameters, update=update)]
-
-    @torch.no_grad()
-    def _update(self, grad_scale: float) -> tuple[UpdateRecord | None, dict[str, float]]:
-        """The step as it was taken, and each parameter's part of it; nothing where it was skipped."""
         taken_norm = total_norm(list(self.names))
-        if not math.isfinite(taken_norm):
-            return None, {}
-        updates = {p: p.detach() - before for p, before in self._before.items()}
-        norms = norms_of(list(updates.values()))
-        record = UpdateRecord(
-            optimizer=type(self.optimizer).__name__,
-            lr=float(self.optimizer.param_groups[0]["lr"]),
-            grad_norm=self._grad_norm / grad_scale,
-            taken_norm=taken_norm,
-            leftover_norm=0.0,  # fit zeroes all gradients before it adds to them
-            decay_ratio=decay_ratio(self.optimizer, self._before, updates),
-        )
-        return record, dict(zip((self.names[p] for p in updates), norms, strict=True))
+        if math.isfinite(taken_norm):
+            record = with_step(
+                record,
+                step_taken(
+                    self.optimizer,
+                    self.names,
+                    self._before,
+                    grad_norm=self._grad_norm / grad_scale,
+                    taken_norm=taken_norm,
+                    leftover_norm=0.0,  # fit zeroes all gradients before it adds to them
+                ),
+            )
+        self._forget()
+        return [record]
 
 
 def step_readings(model: nn.Module, optimizer: torch.optim.Optimizer, *, total_steps: int) -> StepReadings:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from reslab.probe.norms import norms_of
-from reslab.records import UpdateRecord
+from reslab.records import ReadingRecord, UpdateRecord
 
 DECOUPLED = {"AdamW", "Muon", "Lion", "Adafactor", "SGDW", "RAdamW", "NAdamW"}
 """Optimisers whose decay doesn't go through the gradient; others say so by ``decoupled_weight_decay``."""
@@ -88,25 +88,61 @@ class Updates:
             self.taken_norm = total_norm(list(self.names))
             self.before |= {p: p.detach().clone() for p in mine(optimizer, self.names) if p.grad is not None}
 
-    @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if not self.is_due or not self.holds(optimizer) or not self.before:
             return
-        parameters = [parameter for parameter in mine(optimizer, self.names) if parameter in self.before]
-        updates = [parameter.detach() - self.before[parameter] for parameter in parameters]
-        norms = dict(zip((self.names[p] for p in parameters), norms_of(updates), strict=True))
-        record = UpdateRecord(
-            optimizer=type(optimizer).__name__,
-            lr=float(optimizer.param_groups[0]["lr"]),
+        step = step_taken(
+            optimizer,
+            self.names,
+            self.before,
             grad_norm=self.grad_norm,
             taken_norm=self.taken_norm,
             leftover_norm=self.leftover_norm,
-            decay_ratio=decay_ratio(optimizer, self.before, dict(zip(parameters, updates, strict=True))),
         )
         earlier = {} if self.taken is None else self.taken.update_norms  # of another optimiser of the same model
-        self.taken = Step(record, earlier | norms)
-        for parameter in parameters:
-            del self.before[parameter]
+        self.taken = Step(step.record, earlier | step.update_norms)
+        for parameter in mine(optimizer, self.names):
+            self.before.pop(parameter, None)
+
+
+@torch.no_grad()
+def step_taken(
+    optimizer: torch.optim.Optimizer,
+    names: dict[nn.Parameter, str],
+    before: dict[nn.Parameter, Tensor],
+    *,
+    grad_norm: float,
+    taken_norm: float,
+    leftover_norm: float,
+) -> Step:
+    """What an optimiser has just made of the gradients of a model.
+
+    Args:
+        optimizer: whose step it was; its parameters' gradients are still those of the step.
+        names: of the model's parameters.
+        before: copies of those that have a gradient, from before the step.
+        grad_norm: L2 of all gradients after the backward pass.
+        taken_norm: the same as the step found it: after clipping.
+        leftover_norm: the same before the backward pass.
+    """
+    parameters = [parameter for parameter in mine(optimizer, names) if parameter in before]
+    updates = {parameter: parameter.detach() - before[parameter] for parameter in parameters}
+    record = UpdateRecord(
+        optimizer=type(optimizer).__name__,
+        lr=float(optimizer.param_groups[0]["lr"]),
+        grad_norm=grad_norm,
+        taken_norm=taken_norm,
+        leftover_norm=leftover_norm,
+        decay_ratio=decay_ratio(optimizer, before, updates),
+    )
+    norms = norms_of(list(updates.values()))
+    return Step(record, dict(zip((names[parameter] for parameter in updates), norms, strict=True)))
+
+
+def with_step(record: ReadingRecord, step: Step) -> ReadingRecord:
+    """A reading, and what the optimiser made of its gradients."""
+    parameters = tuple(replace(p, update_norm=step.update_norms.get(p.name)) for p in record.parameters)
+    return replace(record, parameters=parameters, update=step.record)
 
 
 def mine(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> list[nn.Parameter]:

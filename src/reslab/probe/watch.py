@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,9 +13,8 @@ from torch import Tensor, nn
 from reslab.errors import RequestError
 from reslab.probe.checks import check_model
 from reslab.probe.diagnose import Diagnosis, facts_of, name_of
-from reslab.probe.eager import eagerly
 from reslab.probe.reading import Reader, unscaled
-from reslab.probe.updates import Updates
+from reslab.probe.updates import Updates, with_step
 from reslab.probe.verdict.evidence import Evidence
 from reslab.probe.verdict.judge import judge
 from reslab.records import LossRecord, ReadingRecord
@@ -93,8 +91,7 @@ class Watch:
         if self.step % self.every:
             return None
         self._reader = Reader(module, (arguments, keywords), connected=True)
-        self._pass.enter_context(eagerly())
-        self._pass.enter_context(self._reader.trace.following())
+        self._pass.enter_context(self._reader.following())
         self._is_followed = True
         return self._reader.arguments
 
@@ -116,7 +113,7 @@ class Watch:
         self._awaits_loss = False
         reader, self._reader = self._reader, None
         scale = self.scaler.get_scale() if self.scaler is not None and self.scaler.is_enabled() else 1.0
-        self._losses.append((self.step, loss.detach(), scale))
+        self._losses.append((self.step, loss.detach().reshape(()), scale))
         self._updates.before_backward(is_due=reader is not None)
         if reader is None:
             return run()
@@ -128,13 +125,8 @@ class Watch:
     def _take_update(self) -> None:
         """The last reading learns what the optimiser made of its gradient."""
         taken, self._updates.taken = self._updates.taken, None
-        if taken is None or not self._readings:
-            return
-        last = self._readings[-1]
-        parameters = tuple(
-            replace(record, update_norm=taken.update_norms.get(record.name)) for record in last.parameters
-        )
-        self._readings[-1] = replace(last, parameters=parameters, update=taken.record)
+        if taken is not None and self._readings:
+            self._readings[-1] = with_step(self._readings[-1], taken)
 
     @property
     def readings(self) -> tuple[ReadingRecord, ...]:
@@ -188,6 +180,7 @@ class intercepted:
     def __enter__(self) -> None:
         self.real = torch.autograd.backward
 
+        # stands in for torch's own function, and takes whatever that takes
         def backward(tensors: Tensor | Sequence[Tensor], *arguments: Any, **keywords: Any) -> None:
             found = [tensors] if isinstance(tensors, Tensor) else list(tensors)
 

@@ -13,11 +13,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from reslab.report.theme import VEGALITE_VERSION
 
 
-def render(template: str, /, **values: Any) -> str:
+def render(template: str, values: dict[str, Any]) -> str:
     """A template of this room, filled in; a value that is missing is an error."""
     loader = PackageLoader("reslab.report", "")
     room = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return room.get_template(template).render(**values)
+    return room.get_template(template).render(values)
 
 
 @cache
@@ -33,7 +33,7 @@ def packed_spec(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def packed_rows(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Column by column, every word once; all rows have the keys of the first.
+    """Column by column, what comes often written once; all rows have the keys of the first.
 
     Example:
         >>> packed_rows([{"name": "a", "x": 1}, {"name": "a", "x": 2}])["columns"]["name"]
@@ -44,11 +44,14 @@ def packed_rows(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _packed_column(cells: list[Any]) -> dict[str, Any]:
-    """Words become places in a list of words; numbers stay what they are."""
-    if not all(isinstance(cell, str) for cell in cells):
+    """A table of its own where the cells are records; places in a list of values where few values come often."""
+    if cells and all(isinstance(cell, dict) for cell in cells) and len({tuple(cell) for cell in cells}) == 1:
+        return {"fields": packed_rows(cells)}
+    written = [json.dumps(cell) for cell in cells]
+    places = {word: place for place, word in enumerate(dict.fromkeys(written))}
+    if len(places) > len(cells) / 2 and not all(isinstance(cell, str) for cell in cells):
         return {"words": None, "cells": cells}
-    places = {word: place for place, word in enumerate(dict.fromkeys(cells))}
-    return {"words": list(places), "cells": [places[cell] for cell in cells]}
+    return {"words": [json.loads(word) for word in places], "cells": [places[word] for word in written]}
 
 
 def script_json(value: Any) -> str:

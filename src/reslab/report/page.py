@@ -33,16 +33,18 @@ def write_page(runs: Sequence[RunFolder], path: Path, *, title: str, lead: str =
         figures.append(steps_figure(runs[0]))
     html = render(
         "page.html.j2",
-        title=title,
-        lead=lead,
-        notices=notices(runs, records),
-        results=results_table(runs),
-        figures=figures,
-        names=[run.name for run in runs],
-        sections=sections(records),
-        deviations=deviations(runs, records),
-        specs=script_json({figure.key: packed_spec(figure.spec) for figure in figures if figure.spec}),
-        vega=vega_script(),
+        {
+            "title": title,
+            "lead": lead,
+            "notices": notices(runs, records),
+            "results": results_table(runs),
+            "figures": figures,
+            "names": [run.name for run in runs],
+            "sections": sections(records),
+            "deviations": deviations(runs, records),
+            "specs": script_json({figure.key: packed_spec(figure.spec) for figure in figures if figure.spec}),
+            "vega": vega_script(),
+        },
     )
     write_atomic(path, html)
     return path

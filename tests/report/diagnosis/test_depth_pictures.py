@@ -97,7 +97,10 @@ def test_a_lesion_that_ends_in_no_number_is_a_cross(make_reading):
 
 
 def test_lesions_of_other_blocks_than_those_read_have_an_axis_of_their_own(make_reading, make_depth, tmp_path):
-    lesion_bars([make_reading(layer_norms=[1.0] * 20)], make_depth(5)).save(tmp_path / "lesions.png")
+    picture = lesion_bars([make_reading(layer_norms=[1.0] * 20)], make_depth(5))
+    assert {row["index"] for row in rows_of(picture, "index", "increase")} == set(range(5))
+    picture.save(tmp_path / "lesions.png")
+    assert (tmp_path / "lesions.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_singular_values_lie_on_their_part_with_the_root_mean_square(make_reading, make_depth):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from tests.report.contrast import contrast
 
 from reslab.errors import RequestError
 from reslab.report.diagnosis.charts import CHARTS, draw
@@ -29,17 +30,6 @@ NAMES = {
     "spine",
 }
 HEX = re.compile(r"#[0-9A-Fa-f]{6}")
-
-
-def luminance(colour: str) -> float:
-    shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    red, green, blue = (share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(one: str, other: str) -> float:
-    dark, light = sorted((luminance(one), luminance(other)))
-    return (light + 0.05) / (dark + 0.05)
 
 
 def test_the_names_are_a_contract():

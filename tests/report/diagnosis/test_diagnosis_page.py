@@ -4,11 +4,12 @@ import dataclasses
 import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.report.contrast import contrast
+from tests.report.page_reader import PageReader
 
 from reslab.errors import RequestError
 from reslab.records import VerdictRecord
@@ -19,40 +20,11 @@ from reslab.report.diagnosis.page import write_diagnosis
 from reslab.report.diagnosis.picture import Picture
 from reslab.report.embedding import vega_script
 
-CHROMIUM = Path("/usr/bin/chromium")
 MEGABYTE = 1_000_000
 
 
-class Reading(HTMLParser):
-    """What a browser would load, and what a reader would read."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.loaded: list[str] = []
-        self.words: list[str] = []
-        self.tags: list[str] = []
-        self.scripts: dict[str, str] = {}
-        self.inside: tuple[str, str | None] = ("", None)
-        self.feed(path.read_text(encoding="utf-8"))
-        self.text = re.sub(r"\s+", " ", " ".join(self.words).replace("\u00a0", " "))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.inside = (tag, dict(attrs).get("id"))
-        self.tags.append(tag)
-        self.loaded += [value for key, value in attrs if key in ("src", "href", "srcset", "data", "action") and value]
-
-    def handle_endtag(self, tag: str) -> None:
-        self.inside = ("", None)
-
-    def handle_data(self, data: str) -> None:
-        if self.inside[0] == "script" and self.inside[1]:
-            self.scripts[self.inside[1]] = data
-        elif self.inside[0] not in ("script", "style"):
-            self.words.append(data)
-
-
 def test_the_verdict_comes_first_and_whole(make_case, tmp_path):
-    page = Reading(write_diagnosis(make_case(), tmp_path / "page.html"))
+    page = PageReader(write_diagnosis(make_case(), tmp_path / "page.html"))
     for told in (
         "Sick",
         "GRAD_EXP_GROWTH at layer1.1; 3 of 4 rules could look.",
@@ -68,7 +40,7 @@ def test_the_verdict_comes_first_and_whole(make_case, tmp_path):
 
 
 def test_a_healthy_network_and_what_was_clean(make_case, healthy, tmp_path):
-    text = Reading(write_diagnosis(make_case(judged=healthy), tmp_path / "page.html")).text
+    text = PageReader(write_diagnosis(make_case(judged=healthy), tmp_path / "page.html")).text
     assert "No illness found; 2 of 2 rules could look." in text
     assert "NONFINITE, GRAD_EXP_GROWTH" in text
     assert "Not checked" not in text
@@ -80,12 +52,12 @@ def test_three_findings_are_told_at_once_and_the_others_folded(make_case, findin
     html = path.read_text(encoding="utf-8")
     assert "2 more findings" in html
     assert html.index("RULE_2") < html.index("2 more findings") < html.index("<code>RULE_3")
-    assert "and 4 more" in Reading(path).text
+    assert "and 4 more" in PageReader(path).text
 
 
 def test_the_card_of_the_run_has_what_was_read_and_what_the_caller_adds(make_case, tmp_path):
     case = make_case(facts={"torch": "2.11.0", "probe cost": "12 ms", "seed": 0})
-    text = Reading(write_diagnosis(case, tmp_path / "page.html")).text
+    text = PageReader(write_diagnosis(case, tmp_path / "page.html")).text
     for told in (
         "resnet20",
         "4 x 3 x 8 x 8 (float32)",
@@ -98,10 +70,9 @@ def test_the_card_of_the_run_has_what_was_read_and_what_the_caller_adds(make_cas
 
 
 def test_every_picture_has_its_conclusion_or_its_reason(make_case, make_depth, tmp_path):
-    page = Reading(write_diagnosis(make_case(depth=make_depth(9)), tmp_path / "page.html"))
-    specs = json.loads(page.scripts["specs"])
-    assert set(specs) == {"flow", "split", "signal", "paths", "shattering", "lesions", "jacobian", "surface"}
-    for spec in specs.values():
+    page = PageReader(write_diagnosis(make_case(depth=make_depth(9)), tmp_path / "page.html"))
+    assert set(page.specs) == {"flow", "split", "signal", "paths", "shattering", "lesions", "jacobian", "surface"}
+    for spec in page.specs.values():
         assert spec["description"].replace("\u00a0", " ") in page.text
     for reason in ("one step was read", "no step of an optimiser was seen"):
         assert reason in page.text
@@ -110,7 +81,7 @@ def test_every_picture_has_its_conclusion_or_its_reason(make_case, make_depth, t
 
 def test_more_pictures_come_after(make_case, tmp_path):
     more = Picture("surface", "Loss surface", "A bowl.", None)
-    assert "A bowl." in Reading(write_diagnosis(make_case(), tmp_path / "page.html", more=[more])).text
+    assert "A bowl." in PageReader(write_diagnosis(make_case(), tmp_path / "page.html", more=[more])).text
 
 
 def test_all_records_can_be_read_back_from_the_page(make_case, make_depth, tmp_path):
@@ -158,7 +129,7 @@ def test_of_very_many_readings_some_between_are_left_out_and_the_page_says_so(ma
     assert len(kept) == 16
     assert kept_readings(case, 1) == [0, 99]
     page = write_diagnosis(case, tmp_path / "page.html")
-    assert "84 readings between the first and the last are left out" in Reading(page).text
+    assert "84 readings between the first and the last are left out" in PageReader(page).text
 
 
 @pytest.mark.parametrize("text", ["<html></html>", "no page at all"])
@@ -206,7 +177,7 @@ def test_names_are_words_not_tags(make_case, make_reading, make_block, finding, 
     judged = VerdictRecord("sick", (dataclasses.replace(finding, where=evil, sentence=evil),), (), {"<b>": evil})
     case = Case("<i>net", judged, (reading,), facts={"<u>": evil})
     path = write_diagnosis(case, tmp_path / "page.html")
-    page = Reading(path)
+    page = PageReader(path)
     assert not {"b", "i", "u"} & set(page.tags)
     assert page.tags.count("script") == 8
     assert evil in page.text
@@ -218,12 +189,12 @@ def test_a_network_without_blocks_has_a_table_of_layers(make_case, make_reading,
     rows = block_rows(case)
     assert len(rows) == 20
     assert set(rows[0]) == {"place", "name", "shape", "gradient", "finding"}
-    assert "All layers" in Reading(write_diagnosis(case, tmp_path / "page.html")).text
+    assert "All layers" in PageReader(write_diagnosis(case, tmp_path / "page.html")).text
 
 
 def test_a_network_of_which_nothing_was_seen(make_case, make_reading, tmp_path):
     case = make_case(readings=(make_reading(parameters=()),))
-    text = Reading(write_diagnosis(case, tmp_path / "page.html")).text
+    text = PageReader(write_diagnosis(case, tmp_path / "page.html")).text
     assert "neither a block nor a layer" in text
     assert "All layers" not in text
 
@@ -253,20 +224,13 @@ def schemes() -> list[dict[str, str]]:
     return [dict(re.findall(r"--(\w+): (#\w{6})", found[1])) for found in (light, dark)]
 
 
-def luminance(colour: str) -> float:
-    shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    red, green, blue = (share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
 @pytest.mark.parametrize("scheme", schemes(), ids=["light", "dark"])
 def test_the_words_of_the_page_stand_out(scheme):
     grounds = {"page", "card", "raised"}
     ratios = {}
     for text in scheme.keys() - grounds - {"line"}:
         for ground in grounds:
-            dark, light = sorted((luminance(scheme[text]), luminance(scheme[ground])))
-            ratios[text, ground] = (light + 0.05) / (dark + 0.05)
+            ratios[text, ground] = contrast(scheme[text], scheme[ground])
     assert {pair: ratio for pair, ratio in ratios.items() if ratio < 4.5} == {}
 
 
@@ -279,35 +243,6 @@ def test_the_page_and_the_charts_have_the_same_cards():
 
 
 # ---- in a browser
-
-
-@pytest.fixture
-def browse():
-    """Opens a page in headless Chromium without a network; ``complaints`` must stay empty."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    complaints: list[str] = []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-
-        def goto(path: Path, *, width: int = 1280, scheme: str = "light") -> Any:
-            context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
-            page = context.new_page()
-            page.on("request", lambda request: seen(request.url))
-            page.on("console", lambda message: complaints.append(message.text))
-            page.on("pageerror", lambda error: complaints.append(str(error)))
-            page.goto(path.as_uri())
-            page.wait_for_selector("body[data-drawn]", timeout=60_000)
-            return page
-
-        def seen(url: str) -> None:
-            if not url.startswith(("file:", "data:", "blob:")):
-                complaints.append(f"request of {url}")
-
-        yield goto
-        browser.close()
-    assert complaints == []
 
 
 def watched(make_case: Any, make_reading: Any, make_depth: Any, count: int) -> Case:

@@ -67,17 +67,19 @@ def write_comparison(cases: Sequence[Case], path: Path | str, *, title: str = ""
     pictures = [over_depth(cases), strips(cases), slices(cases)]
     html = render(
         TEMPLATE,
-        title=title or f"Diagnoses of {', '.join(case.name for case in cases)}",
-        heads=[(case.name, head_of(case.judged)) for case in cases],
-        names=[case.name for case in cases],
-        facts=facts_of(cases),
-        rules=rules_of(cases),
-        pictures=[picture for picture in pictures if picture.is_drawn],
-        absent=[picture for picture in pictures if not picture.is_drawn],
-        looks=page_looks(),
-        short=short,
-        **data_of(pictures, {f"places of {case.name}": block_rows(case) for case in cases}),
-        records=embedded_json(cases),
+        {
+            "title": title or f"Diagnoses of {', '.join(case.name for case in cases)}",
+            "heads": [(case.name, head_of(case.judged)) for case in cases],
+            "names": [case.name for case in cases],
+            "facts": facts_of(cases),
+            "rules": rules_of(cases),
+            "pictures": [picture for picture in pictures if picture.is_drawn],
+            "absent": [picture for picture in pictures if not picture.is_drawn],
+            "looks": page_looks(),
+            "short": short,
+            **data_of(pictures, {f"places of {case.name}": block_rows(case) for case in cases}),
+            "records": embedded_json(cases),
+        },
     )
     return written(html, Path(path))
 

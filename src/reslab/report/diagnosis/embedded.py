@@ -15,7 +15,7 @@ from reslab.records import DepthRecord, ReadingRecord, VerdictRecord
 from reslab.records.nested import from_plain
 from reslab.records.strict_json import NON_FINITE
 from reslab.report.diagnosis.case import Case
-from reslab.report.embedding import script_json
+from reslab.report.embedding import packed_rows, script_json
 
 PAGE_SCHEMA = 1
 """Of the JSON inside the page; a reader refuses a newer one."""
@@ -99,25 +99,13 @@ def plain(value: Any) -> Any:
 
 
 def packed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Rows column by column, for the page's script; values that come often are written once.
+    """Rows column by column, as JSON has them.
 
     Example:
-        >>> packed([{"kind": "identity"}, {"kind": "identity"}])
-        {'length': 2, 'columns': {'kind': {'words': ['identity'], 'cells': [0, 0]}}}
+        >>> packed([{"loss": float("inf")}, {"loss": float("inf")}])
+        {'length': 2, 'columns': {'loss': {'words': ['Infinity'], 'cells': [0, 0]}}}
     """
-    columns = {key: _column([row[key] for row in rows]) for key in (rows[0] if rows else ())}
-    return {"length": len(rows), "columns": columns}
-
-
-def _column(cells: list[Any]) -> dict[str, Any]:
-    """A table of its own where the cells are records; a list of words where few values come often."""
-    if cells and all(isinstance(cell, dict) for cell in cells) and len({tuple(cell) for cell in cells}) == 1:
-        return {"fields": packed(cells)}
-    written = [json.dumps(plain(cell)) for cell in cells]
-    places = {word: place for place, word in enumerate(dict.fromkeys(written))}
-    if len(places) > len(cells) / 2 and not all(isinstance(cell, str) for cell in cells):
-        return {"words": None, "cells": plain(cells)}
-    return {"words": [json.loads(word) for word in places], "cells": [places[word] for word in written]}
+    return packed_rows([plain(row) for row in rows])
 
 
 # ---- writing

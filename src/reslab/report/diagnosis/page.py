@@ -43,20 +43,22 @@ def write_diagnosis(case: Case, path: Path | str, *, title: str = "", more: Sequ
     rows = block_rows(case)
     html = render(
         TEMPLATE,
-        title=title or f"Diagnosis of {case.name}",
-        head=head_of(case.judged),
-        card=card_of(case),
-        pictures=[picture for picture in pictures if picture.is_drawn],
-        absent=[picture for picture in pictures if not picture.is_drawn],
-        drawings={picture.key: page_svg(picture.svg) for picture in pictures if picture.svg},
-        looks=page_looks(),
-        unit="block" if case.readings[-1].blocks else "layer",
-        num_rows=len(rows),
-        glossary=GLOSSARY,
-        left_out=len(case.readings) - len(kept_readings(case, MAX_CELLS)),
-        short=short,
-        **data_of(pictures, {"blocks": rows}),
-        records=embedded_json([case]),
+        {
+            "title": title or f"Diagnosis of {case.name}",
+            "head": head_of(case.judged),
+            "card": card_of(case),
+            "pictures": [picture for picture in pictures if picture.is_drawn],
+            "absent": [picture for picture in pictures if not picture.is_drawn],
+            "drawings": {picture.key: page_svg(picture.svg) for picture in pictures if picture.svg},
+            "looks": page_looks(),
+            "unit": "block" if case.readings[-1].blocks else "layer",
+            "num_rows": len(rows),
+            "glossary": GLOSSARY,
+            "left_out": len(case.readings) - len(kept_readings(case, MAX_CELLS)),
+            "short": short,
+            **data_of(pictures, {"blocks": rows}),
+            "records": embedded_json([case]),
+        },
     )
     return written(html, Path(path))
 
