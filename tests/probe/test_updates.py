@@ -64,6 +64,26 @@ def test_the_update_is_the_difference_of_the_weights(kind):
     assert [p.update_norm for p in reading.parameters] == pytest.approx(moved)
 
 
+def test_a_step_with_a_closure_is_left_alone_and_the_next_one_measured():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(batch(0)[0]), batch(0)[1])
+        loss.backward()
+        return loss
+
+    with watch(model, every=1) as probe:
+        for _ in range(3):
+            optimizer.step(loss)
+        loss()
+        optimizer.step()
+    *by_closure, last = probe.readings
+    assert [reading.update for reading in by_closure] == [None] * 3
+    assert updates((last,))[0].taken_norm == pytest.approx(updates((last,))[0].grad_norm)
+
+
 def test_clipping_shows():
     model = network()
     for update in updates(train(model, torch.optim.SGD(model.parameters(), lr=LR), clip=0.01).readings):

@@ -113,23 +113,8 @@ def check_out(path: Path | None) -> None:
 
 def show(diagnosis: Diagnosis) -> None:
     """The verdict, each finding with its number and what helps, and what wasn't checked."""
+    from reslab.report.diagnosis.verdict_words import lines_of
+
     screen = console()
-
-    def say(text: str, style: str | None = None) -> None:
-        screen.print(text, style=style, markup=False)  # a module's name may look like markup
-
-    say(f"{diagnosis.name}: {diagnosis.verdict}", "bold")
-    for finding in diagnosis.findings:
-        say(f"\n{finding.severity}  {finding.id}  at {finding.where or 'the network'}", "bold")
-        say(f"  {finding.sentence}")
-        say(f"  What helps: {'; '.join(finding.actions)}.")
-        say(
-            f"  {finding.number:.3g} against a threshold of {finding.threshold:.3g} ({finding.basis}); what would"
-            f" change this: {finding.would_change}."
-        )
-    say(f"\nclean: {', '.join(diagnosis.judged.clean) or '-'}")
-    reasons: dict[str, list[str]] = {}
-    for rule, why in diagnosis.not_checked.items():
-        reasons.setdefault(why, []).append(rule)
-    for why, rules in reasons.items():
-        say(f"not checked: {', '.join(rules)}, because {why}")
+    for line, is_heading in lines_of(diagnosis.name, diagnosis.judged):
+        screen.print(line, style="bold" if is_heading else None, markup=False)  # a module's name may look like markup

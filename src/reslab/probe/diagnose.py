@@ -28,6 +28,7 @@ from reslab.records import (
     VerdictRecord,
     encode,
 )
+from reslab.report.diagnosis.verdict_words import lead_of, lines_of
 from reslab.version import __version__
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
     from reslab.report.diagnosis.picture import Picture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
-    """What was seen, and what it means.
+    """What was seen, and what it means; printed, it is the verdict in words.
 
     Args:
         readings: in order of step.
@@ -101,6 +102,12 @@ class Diagnosis:
         from reslab.report.diagnosis.case import Case
 
         return Case(self.name, self.judged, self.readings, self.depth, self.facts)
+
+    def __repr__(self) -> str:
+        return f"<Diagnosis of {self.name}, {self.verdict}: {lead_of(self.judged)}>"
+
+    def __str__(self) -> str:
+        return "\n".join(line for line, _ in lines_of(self.name, self.judged))
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, in plain types."""

@@ -2,7 +2,7 @@
 
 Weights are copied before the step and compared after it, so that it is true of any optimiser. Optimisers are followed
 by torch's own hooks, which run around every step of every optimiser; those with none of the model's weights are left
-alone.
+alone, and so are steps with a closure, which makes gradients in the middle of them.
 """
 
 from __future__ import annotations
@@ -80,11 +80,14 @@ class Updates:
             return optimizer is self.optimizer
         return any(parameter in self.names for group in optimizer.param_groups for parameter in group["params"])
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> None:
         if not self.holds(optimizer):
             return
         self.is_stale = True
-        if self.is_due:
+        has_closure = any(map(callable, (*arguments[1:], keywords.get("closure"))))
+        if self.is_due and not has_closure:  # a closure makes the gradients that the step takes, only then
             self.taken_norm = total_norm(list(self.names))
             self.before |= {p: p.detach().clone() for p in mine(optimizer, self.names) if p.grad is not None}
 

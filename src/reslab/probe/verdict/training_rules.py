@@ -29,7 +29,9 @@ def steps_of(evidence: Evidence) -> list[tuple[ReadingRecord, UpdateRecord]]:
     """Readings after which a step of the optimiser was seen."""
     found = [(reading, reading.update) for reading in evidence.readings if reading.update is not None]
     if not found:
-        raise NotChecked("no step of an optimiser was seen: it takes reslab.watch, or a run")
+        raise NotChecked(
+            "no step of an optimiser was seen: it takes a run, or reslab.watch and steps without a closure"
+        )
     return found
 
 

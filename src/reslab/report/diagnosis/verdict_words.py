@@ -1,4 +1,4 @@
-"""The head of the page: the verdict, the worst findings, what was clean, what was not checked."""
+"""The verdict in words: the worst findings, what was clean, what was not checked; for the page and for a terminal."""
 
 from __future__ import annotations
 
@@ -43,9 +43,6 @@ class Head:
 def head_of(judged: VerdictRecord) -> Head:
     """From the verdict; findings are worst first already."""
     sign, word = LAMPS[judged.verdict]
-    reasons: dict[str, list[str]] = {}
-    for rule, reason in judged.not_checked.items():
-        reasons.setdefault(reason, []).append(rule)
     return Head(
         judged.verdict,
         sign,
@@ -54,8 +51,35 @@ def head_of(judged: VerdictRecord) -> Head:
         judged.findings[:MOST],
         judged.findings[MOST:],
         judged.clean,
-        reasons,
+        reasons_of(judged),
     )
+
+
+def reasons_of(judged: VerdictRecord) -> dict[str, list[str]]:
+    """Why rules couldn't look, to those rules."""
+    reasons: dict[str, list[str]] = {}
+    for rule, reason in judged.not_checked.items():
+        reasons.setdefault(reason, []).append(rule)
+    return reasons
+
+
+def lines_of(name: str, judged: VerdictRecord) -> list[tuple[str, bool]]:
+    """All of the verdict, for a terminal: lines, and whether each is a heading."""
+    lines = [(f"{name}: {judged.verdict}", True)]
+    for finding in judged.findings:
+        lines += [
+            ("", False),
+            (f"{finding.severity}  {finding.id}{at(finding) or ' at the network'}", True),
+            (f"  {finding.sentence}", False),
+            (f"  What helps: {'; '.join(finding.actions)}.", False),
+            (
+                f"  {short(finding.number)} against a threshold of {short(finding.threshold)} ({finding.basis}); what"
+                f" would change this: {finding.would_change}.",
+                False,
+            ),
+        ]
+    told = [f"not checked: {', '.join(rules)}, because {why}" for why, rules in reasons_of(judged).items()]
+    return [*lines, ("", False), *((line, False) for line in (f"clean: {', '.join(judged.clean) or '-'}", *told))]
 
 
 def lead_of(judged: VerdictRecord) -> str:
