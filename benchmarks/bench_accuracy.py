@@ -77,7 +77,7 @@ PHOTOS = (
 TRAINED = ("--weights", "{data}/pretrained-cifar10/resnet20.safetensors")
 CASES = {
     "resnet20": [Case("resnet20 on cifar10", ("--model", "resnet20", *FAST), (0, 1, 2), bar=0.0875)],
-    "resnet56": [Case("resnet56 on cifar10", ("--model", "resnet56", *FAST, "--epochs", "40"), (0,), bar=0.075)],
+    "resnet56": [Case("resnet56 on cifar10", ("--model", "resnet56", *FAST, "--epochs", "30"), (0,), bar=0.075)],
     "mnist": [
         Case(
             "resnet20 on mnist",

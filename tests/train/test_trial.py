@@ -102,6 +102,20 @@ def test_compiling_has_to_pay_for_itself(monkeypatch, gain, num_images, is_compi
     assert words in found.reason
 
 
+@pytest.mark.parametrize(("num_images", "is_turned"), [(10**6, True), (1400 * 100, False)])
+def test_the_other_memory_format_is_compiled_too_where_the_run_is_long(monkeypatch, num_images, is_turned):
+    def rates(way):
+        return 100.0 if not way.compile else 120.0 if way.channels_last else 140.0
+
+    found = speed(
+        monkeypatch,
+        lambda way: rates(way) - (not way.channels_last and not way.compile),
+        wishes=Wishes(amp="none", threads=1),
+        num_images=num_images,
+    )
+    assert found.way == Way("none", not is_turned, True, 1)
+
+
 def test_a_failing_compiler_is_no_failure_of_the_run(monkeypatch):
     found = speed(monkeypatch, lambda way: 100.0, fails=("compile",))
     assert not found.way.compile

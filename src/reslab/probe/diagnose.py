@@ -80,8 +80,8 @@ class Diagnosis:
         """One picture; it shows itself in a notebook, and its ``save`` writes PNG, SVG, JSON or its numbers as CSV.
 
         Args:
-            name: ``flow``, ``split``, ``signal``, ``updates``, ``paths``, ``shattering``, ``lesions``, ``jacobian``,
-                ``surface``, ``heatmap`` or ``spine``.
+            name: ``flow``, ``split``, ``signal``, ``units``, ``updates``, ``paths``, ``shattering``, ``lesions``,
+                ``jacobian``, ``surface``, ``heatmap`` or ``spine``.
 
         Raises:
             RequestError: for another name.

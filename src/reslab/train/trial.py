@@ -28,6 +28,9 @@ SHORT_RUN_S = 60.0
 """Expected length below which nothing is tried."""
 COMPILE_RUN_S = 600.0
 """Expected length from which torch.compile is tried: compiling takes up to a minute and has to be earned back."""
+OTHER_LAYOUT = 50
+"""The other memory format is compiled too if the run is so many times longer than compiling: which of them is faster
+changes with it."""
 WORTH = 1.03
 """A change has to be so much faster than the way before it: less is noise."""
 LOOK_S, LOOKS = 0.75, 3
@@ -167,10 +170,14 @@ def with_compile(trial: Trial, best: Way, wishes: Wishes) -> tuple[Way, str]:
         return best, "; not compiled: the run is too short to pay for it" if wishes.compile == "auto" else ""
     compiled = replace(best, compile=True)
     try:
-        saves_s = trial.run_s(best) * (1 - 1 / trial.gain(compiled, best))
+        gain = trial.gain(compiled, best)
+        if wishes.channels_last == "auto" and trial.run_s(best) > OTHER_LAYOUT * trial.start_s[compiled]:
+            turned = replace(compiled, channels_last=not best.channels_last)
+            further = trial.gain(turned, compiled)
+            compiled, gain = (turned, gain * further) if further > WORTH else (compiled, gain)
     except Exception as error:  # the compiler can fail in any way, and the run doesn't need it
         return best, f"; not compiled: {type(error).__name__}"
-    cost_s = trial.start_s[compiled]
+    saves_s, cost_s = trial.run_s(best) * (1 - 1 / gain), trial.start_s[compiled]
     if saves_s > cost_s:
         return compiled, f"; compiling costs {cost_s:.0f} s and saves about {saves_s:.0f} s"
     return best, f"; not compiled: it would cost {cost_s:.0f} s and save {max(0.0, saves_s):.0f} s"

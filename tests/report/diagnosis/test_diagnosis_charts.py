@@ -21,6 +21,7 @@ NAMES = {
     "split",
     "heatmap",
     "signal",
+    "units",
     "updates",
     "paths",
     "shattering",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -108,3 +109,15 @@ def test_the_caption_says_where_branches_carry_most(make_reading, make_block):
     caption = spine([make_reading(blocks=blocks)]).caption
     assert "12 residual additions in 1 run of equal ones" in caption
     assert "most at a.11 (1.2); 2 of 12 hand back more" in caption
+
+
+def test_a_run_unfolds_into_its_blocks(make_block, make_reading):
+    blocks = [make_block(place, f"layer1.{place}", branch_norm=0.1 * place) for place in range(4)]
+    picture = spine([make_reading(blocks=(*blocks, make_block(4, "layer2.0", kind="projection")))])
+    ((title, part),) = picture.parts
+    assert title == "layer1.0 to layer1.3: 4 \N{MULTIPLICATION SIGN} identity, 16 x 8 x 8"
+    assert [part.count(f">layer1.{place}<") for place in range(4)] == [1] * 4
+    bars = [float(width) for width in re.findall(r'class="bar"[^>]* width="([\d.]+)"', part)]
+    assert bars[0] == 0
+    assert bars[3] == max(bars) > 0
+    assert bars[1] == pytest.approx(bars[3] / 3, abs=0.1)

@@ -19,6 +19,7 @@ from reslab.report.diagnosis.picture import Picture
 from reslab.report.diagnosis.signal import signal_panels
 from reslab.report.diagnosis.spine import spine
 from reslab.report.diagnosis.split_bars import split_bars
+from reslab.report.diagnosis.units import unit_strip
 from reslab.report.diagnosis.updates import update_strip
 
 Builder = Callable[[Sequence[ReadingRecord], DepthRecord | None], Picture]
@@ -27,6 +28,7 @@ CHARTS: dict[str, Builder] = {
     "flow": flow_strip,
     "split": split_bars,
     "signal": signal_panels,
+    "units": unit_strip,
     "updates": update_strip,
     "paths": path_spectrum,
     "shattering": shattering_curve,

@@ -20,9 +20,10 @@ from reslab.report.diagnosis.axes import (
     pointed_at,
     rounded,
 )
-from reslab.report.diagnosis.palette import LINE, TWIN
+from reslab.report.diagnosis.palette import LINE, OTHER, TWIN
 from reslab.report.diagnosis.picture import Picture
-from reslab.report.diagnosis.places import Depth, Slope, depth_of, is_measured, slope_of
+from reslab.report.diagnosis.places import FEW, Depth, Slope, depth_of, is_measured, slope_of
+from reslab.report.diagnosis.reference import SHARES, reference
 from reslab.report.theme import DASHED, FEW_DOTS, INK, QUIET, SOLID, Panel, Row, dress
 from reslab.report.words import ratio
 
@@ -32,7 +33,8 @@ HERE, CUT = "this network", "the same, shortcuts cut"
 NOTES = (
     "Norm of one sample's gradient at each place's input, root mean square over the batch; shaded around it 10 to 90 %"
     " of the samples, where they can be told apart. The axis is in decades and nothing is clamped: exact zeros and"
-    " values that are not finite have rails of their own."
+    " values that are not finite have rails of their own. Grey: where 5 to 95 % of healthy residual networks lie, as"
+    " measured of those of the clinic, set to this one's end at the loss."
 )
 
 
@@ -75,9 +77,11 @@ def flow_panel(along: Depth, rows: list[Row], *, title: str | None = None, frame
     has_twin, has_range = "cut" in rows[0], "low" in rows[0]
     values = [row[key] for row in rows for key in ("grad_norm", "cut") if key in row]
     ends = [row[key] for row in rows for key in ("low", "high") if has_range and is_measured(row[key])]
-    frame = frame or decades_of([*values, *ends], height=HEIGHT)
+    healthy = healthy_rows(along)
+    usual = [row[end] for row in healthy for end in ("norm", "to")]
+    frame = frame or decades_of([*values, *ends, *usual], height=HEIGHT)
     x, y = depth_axis(along), frame.axis("norm", "gradient norm")
-    layers: list[Any] = [*bands(along)]
+    layers: list[Any] = [*bands(along), *_healthy_band(healthy, x, y)]
     if has_range:
         layers.append(_range_of_samples(rows, x, y))
     layers += [*_lines(rows, x, y, has_twin=has_twin), *_fitted(slope_of(along), y), _direction()]
@@ -130,6 +134,34 @@ def _range_of_samples(rows: list[Row], x: alt.X, y: alt.Y) -> Any:
     ]
     values = [row for row in values if row["norm"] and row["to"]]
     return alt.Chart(inline(values)).mark_area(color=LINE, opacity=0.18).encode(x=x, y=y, y2="to:Q")
+
+
+def healthy_rows(along: Depth) -> list[Row]:
+    """Where healthy networks lie along this depth; none where places are few, or the last one has no norm.
+
+    Among layers the last place is the head, which is like none before it: there the fitted line's end is taken.
+    """
+    slope = slope_of(along) if along.unit == "layer" else None
+    last = 10.0 ** slope.at(slope.last) if slope else along.norms[-1]
+    if len(along.places) < FEW or not is_measured(last):
+        return []
+    known = reference()
+    ends = zip(SHARES, known.low, known.high, strict=True)
+    rows: list[Row] = [
+        {"index": share * (len(along.places) - 1), "norm": last * 10.0**low, "to": last * 10.0**high}
+        for share, low, high in ends
+    ]
+    return [row for row in rows if is_measured(row["norm"]) and is_measured(row["to"])]
+
+
+def _healthy_band(rows: list[Row], x: alt.X, y: alt.Y) -> list[Any]:
+    if not rows:
+        return []
+    values = [{key: float(f"{value:.5g}") for key, value in row.items()} for row in rows]
+    band = alt.Chart(inline(values)).mark_area(color=OTHER, opacity=0.25, clip=True).encode(x=x, y=y, y2="to:Q")
+    words = alt.Chart(inline([{**values[0], "words": "healthy networks"}]))
+    text = words.mark_text(align="left", baseline="bottom", color=QUIET, fontSize=11, dx=4, dy=-3, clip=True)
+    return [band, text.encode(x="index:Q", y=y, text="words:N")]
 
 
 def _fitted(slope: Slope | None, y: alt.Y) -> list[Any]:

@@ -49,6 +49,7 @@ def write_diagnosis(case: Case, path: Path | str, *, title: str = "", more: Sequ
             "card": card_of(case),
             "pictures": [picture for picture in pictures if picture.is_drawn],
             "absent": [picture for picture in pictures if not picture.is_drawn],
+            "parts": {picture.key: [(title, page_svg(part)) for title, part in picture.parts] for picture in pictures},
             "drawings": {picture.key: page_svg(picture.svg) for picture in pictures if picture.svg},
             "looks": page_looks(),
             "unit": "block" if case.readings[-1].blocks else "layer",

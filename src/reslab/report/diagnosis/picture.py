@@ -35,6 +35,7 @@ class Picture:
         chart: Vega-Lite by altair, or None.
         rows: its numbers, each row with the same keys; full precision.
         svg: a drawing in its place.
+        parts: title and drawing of each thing that is folded in it; a page opens them on a click.
         notes: how it is read; lesser words.
         renderer: of the page: ``svg``, or ``canvas`` for very many marks.
 
@@ -49,6 +50,7 @@ class Picture:
     chart: alt.TopLevelMixin | None
     rows: Sequence[Row] = ()
     svg: str | None = None
+    parts: Sequence[tuple[str, str]] = ()
     notes: str = ""
     renderer: str = "svg"
 

@@ -27,6 +27,8 @@ MAX_STRIP = 300
 """Pixels of a run's profile."""
 PROFILE = MAX_WIDTH - MAX_STRIP - 12
 """Pixels from the left edge to it."""
+ROW, BARS = 22, 560
+"""Unfolded: pixels from block to block, and from the left edge to the bars."""
 SPINE_LOOKS = {
     **LOOKS,
     "bump": (f"fill:none;stroke:{BRANCH}", f"fill:none;stroke:{DARK[BRANCH]}"),
@@ -81,6 +83,11 @@ class Run:
         count = f"{len(self.blocks):,} \N{MULTIPLICATION SIGN} " if len(self.blocks) > 1 else ""
         return f"{count}{self.first.kind.replace('_', ' ')}, {shape_text(self.first.shape[1:])}"
 
+    @property
+    def title(self) -> str:
+        """Where it is, and its label."""
+        return f"{self.first.name} to {self.blocks[-1].name}: {self.label}"
+
 
 def ratio_of(block: BlockFlowRecord) -> float:
     """The branch's part of the gradient over the shortcut's; infinite where nothing comes through the shortcut."""
@@ -111,7 +118,8 @@ def spine(readings: Sequence[ReadingRecord], depth: DepthRecord | None = None) -
         for place, block in enumerate(blocks)
     ]
     caption = spine_caption(blocks, runs)
-    return Picture(KEY, TITLE, caption, None, rows, svg=draw_spine(runs, caption), notes=NOTES)
+    parts = [(run.title, draw_unfolded(run)) for run in runs if len(run.blocks) > 1]
+    return Picture(KEY, TITLE, caption, None, rows, svg=draw_spine(runs, caption), parts=parts, notes=NOTES)
 
 
 def draw_spine(runs: Sequence[Run], description: str) -> str:
@@ -146,6 +154,29 @@ def draw_run(canvas: Canvas, run: Run, top: float) -> None:
     canvas.text("quiet", (text, top + 35), _ratio_words(run.known), size=SMALL)
     if len(run.blocks) > 1:
         _profile(canvas, run.ratios, PROFILE, top + 6)
+
+
+def draw_unfolded(run: Run) -> str:
+    """The blocks of a run one by one, as the spine has runs."""
+    canvas = Canvas(MAX_WIDTH, looks=SPINE_LOOKS)
+    finite = [ratio for ratio in run.ratios if math.isfinite(ratio)]
+    high = max(finite, default=0.0) or 1.0
+    width = MAX_WIDTH - BARS - 12
+    for place, (block, ratio) in enumerate(zip(run.blocks, run.ratios, strict=True)):
+        top = ROW * place + 4
+        middle, known = top + ROW / 2, 0.0 if math.isnan(ratio) else min(ratio, high)
+        low, bottom, right = top + 1, top + ROW - 3, AXIS + BUMP / 2
+        path = f"M{AXIS} {low:g}C{right} {low:g} {right} {bottom:g} {AXIS} {bottom:g}"
+        canvas.add("path", "bump", d=path, stroke_width=min(bump_width(known), ROW / 3))
+        canvas.text("ink", (AXIS + BUMP, middle + 4), block.name, size=MEDIUM)
+        canvas.text("quiet", (BARS - 8, middle + 4), _ratio_text(ratio), size=MEDIUM, anchor="end")
+        canvas.add("rect", "bar", x=float(BARS), y=top + 4.0, width=width * known / high, height=ROW - 8.0)
+    canvas.line("past", (AXIS, 0), (AXIS, ROW * len(run.blocks) + 8))
+    return canvas.svg(ROW * len(run.blocks) + 8, title=run.label, description=_ratio_words(run.known))
+
+
+def _ratio_text(ratio: float) -> str:
+    return "\N{EN DASH}" if math.isnan(ratio) else f"{ratio:.2g}".replace("inf", "\N{INFINITY}")
 
 
 def bump_width(ratio: float) -> float:
