@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -98,6 +99,26 @@ def test_the_parts_are_those_that_autograd_gives_one_by_one(after):
         assert split.pass_through < 1
     else:
         assert split.pass_through == 1
+
+
+@pytest.mark.parametrize("gain", [1.0, 1e-2, 1e-5], ids=["alike", "smaller", "too small to tell from the whole"])
+def test_single_precision_gives_what_double_gives(gain):
+    torch.manual_seed(2)
+    model, images = reslab.create_model("resnet20", 3), torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        for _, block in model.blocks():
+            list(block.parameters())[-2].mul_(gain)
+    exact = splits_of(copy.deepcopy(model).double(), images.double())
+    leaves = images.clone().requires_grad_()
+    loss = model(leaves).square().mean(dim=-1).mean()
+    graph = Graph(loss.grad_fn, [get_gradient_edge(leaves).node])
+    splitter = Splitter(graph, graph.additions(), num_samples=len(leaves))
+    loss.backward()
+    for single, double in zip(splitter.read(), exact, strict=True):
+        assert single.branch_norm == pytest.approx(double.branch_norm, rel=1e-4)
+        assert single.shortcut_share == pytest.approx(double.shortcut_share, abs=1e-4)
+        assert single.branch_share == pytest.approx(double.branch_share, abs=1e-4)
+        assert single.cosine == pytest.approx(double.cosine, abs=1e-3)
 
 
 def test_a_tap_on_the_stream_is_the_other_part():

@@ -14,14 +14,15 @@ def check_model(model: nn.Module) -> None:
         raise RequestError(f"Expected a torch.nn.Module, got a {type(model).__name__}.")
     if isinstance(model, torch.jit.ScriptModule):
         raise RequestError("A scripted model hides its operations. Give the model that it was made from.")
-    tensors = [*model.parameters(), *model.buffers()]
+    parameters = list(model.parameters())
+    tensors = [*parameters, *model.buffers()]
     if any(tensor.is_meta for tensor in tensors):
         raise RequestError("The model is on the meta device: it has shapes but no values. Load its weights first.")
     if any(tensor.is_quantized for tensor in tensors):
         raise RequestError("The model is quantised: it has no gradients. Give the model that it was made from.")
     if any(tensor.is_inference() for tensor in tensors):
         raise RequestError("The model was made under inference_mode: its weights can't have gradients.")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    if not any(parameter.requires_grad for parameter in parameters):
         raise RequestError("Nothing in the model asks for a gradient: requires_grad_(True) on what is to be trained.")
 
 

@@ -18,8 +18,8 @@ from reslab.errors import RequestError
 from reslab.probe.checks import check_batch, check_model
 from reslab.probe.eager import eagerly
 from reslab.probe.inputs import call, with_gradients
+from reslab.probe.norms import dot
 from reslab.probe.reading import Batch, LossFn, node_of
-from reslab.probe.split import dot
 from reslab.probe.surface import seed_draws
 from reslab.probe.untouched import untouched
 from reslab.records import CurvatureRecord

@@ -22,8 +22,9 @@ from reslab.errors import RequestError
 from reslab.probe.eager import eagerly
 from reslab.probe.graph import Addition, Graph, Side
 from reslab.probe.inputs import call, mapped, size_of, with_gradients, with_graph
+from reslab.probe.norms import dot
 from reslab.probe.reading import Batch, LossFn, node_of, sources
-from reslab.probe.split import Splitter, dot
+from reslab.probe.split import Splitter
 from reslab.probe.trace import Trace, name_additions
 from reslab.probe.untouched import untouched
 from reslab.records import PathRecord, SplitRecord

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from reslab.probe.graph import Graph, shape_of
-from reslab.probe.split import dot
+from reslab.probe.norms import dot
 from reslab.probe.trace import Trace
 from reslab.records import LayerFlowRecord
 

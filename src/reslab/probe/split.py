@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from reslab.probe.graph import Addition, Graph, Side
+from reslab.probe.norms import at_once, dot, sample_norms
 from reslab.records import SplitRecord
 
 ACTIVATION = re.compile(r"^(Relu|Gelu|Silu|Elu|Tanh|Sigmoid|LeakyRelu|Hardswish|Hardtanh|Prelu|Mish|Softplus)")
@@ -133,15 +134,14 @@ class Splitter:
     def _compare(self, parts: _Parts) -> None:
         """Sums of products over the batch, still on the device, in the order of ``record_of``."""
         shortcut, branch, other = (parts.sides.get(side) for side in ("shortcut", "branch", "other"))
-        square = product(shortcut, shortcut)
+        squares = product(shortcut, shortcut), product(branch, branch)
         parts.products = [
-            square,
-            product(branch, branch),
+            *squares,
             product(other, other),
-            product(shortcut, branch),
+            None if other is None and follows(shortcut, squares) else product(shortcut, branch),
             product(shortcut, other),
             product(branch, other),
-            square if parts.arriving is shortcut else product(parts.arriving, parts.arriving),
+            squares[0] if parts.arriving is shortcut else product(parts.arriving, parts.arriving),
         ]
         parts.clear()
 
@@ -156,6 +156,8 @@ class Splitter:
             is_sampled = whole.ndim > 0 and len(whole) == self.num_samples
             parts.norms = sample_norms(whole) if is_sampled else None
             parts.square = dot(whole, whole) if parts.norms is None else torch.dot(parts.norms, parts.norms)
+            if parts.products and parts.products[CROSS] is None:
+                parts.products[CROSS] = cross(parts.square, *parts.products[:CROSS])
         parts.clear()
 
     def _gap(self, whole: Tensor, parts: _Parts) -> float:
@@ -203,10 +205,10 @@ def mask_after(graph: Graph, addition: Addition) -> int | None:
     return users[0][0]
 
 
-TINY = 1e-20
-"""Sums of squares below it are taken again in double precision: single precision would round them to 0."""
-RUN = 1024
-"""Values that single precision sums at a time; longer sums are less exact."""
+CROSS = 3
+"""Place of the product of shortcut and branch in ``_Parts.products``."""
+UNLIKE = 1e-6
+"""Squares further apart than this have their product taken by itself."""
 
 
 def product(first: Tensor | None, second: Tensor | None) -> Tensor | None:
@@ -214,58 +216,22 @@ def product(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return None if first is None or second is None else dot(first, second)
 
 
-def dot(first: Tensor, second: Tensor) -> Tensor:
-    """Sum of products, 0-dim, in double precision.
+def follows(part: Tensor | None, squares: tuple[Tensor | None, Tensor | None]) -> bool:
+    """Whether the product of two parts can be told from the square of their sum, which is measured anyway.
 
-    The CPU sums in single precision what is in single precision, since that reads each value once.
+    It saves the slowest of all sums. In half precision the sum is rounded too much, a GPU would have to wait for the
+    answer, and of parts of very different size nothing would be left but rounding.
     """
-    if first.device.type == "cpu" and first.dtype != torch.float64:
-        total = torch.dot(*flat(first.float(), second.float()))
-        if TINY < abs(total.item()) < math.inf:
-            return total.double()
-    return torch.dot(*flat(first.double(), second.double()))
+    first, second = squares
+    if part is None or first is None or second is None or part.device.type != "cpu" or part.dtype != torch.float32:
+        return False
+    ratio = second.item() / (first.item() or math.inf)
+    return UNLIKE < ratio < 1 / UNLIKE
 
 
-def flat(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as vectors in one order: that of memory, where it is the same, without a copy."""
-    if first.is_contiguous() and second.is_contiguous():
-        return first.view(-1), second.view(-1)
-    if is_dense(first) and first.stride() == second.stride():
-        return first.as_strided((first.numel(),), (1,)), second.as_strided((second.numel(),), (1,))
-    return first.reshape(-1), second.reshape(-1)
-
-
-def is_dense(values: Tensor) -> bool:
-    """Whether one sample lies behind the other, without gaps, though perhaps with the channels last."""
-    return values.is_contiguous() or (values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last))
-
-
-def sample_norms(values: Tensor) -> Tensor:
-    """L2 norm of each sample in double precision, (N,); on the CPU from short sums in single precision, see ``dot``.
-
-    Args:
-        values: (N, *).
-    """
-    count, size = len(values), values[0].numel()
-    rows = values.as_strided((count, size), (size, 1)) if is_dense(values) else values.flatten(1)
-    if rows.device.type != "cpu" or rows.dtype == torch.float64:
-        exact: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-        return exact
-    rows = rows.float()
-    parts = rows.view(count, -1, RUN) if size % RUN == 0 and rows.is_contiguous() else rows[:, None]
-    norms: Tensor = torch.linalg.vector_norm(torch.linalg.vector_norm(parts, dim=2).double(), dim=1)  # (N, runs) -> (N)
-    if not math.sqrt(TINY) < norms.amin().item() <= norms.amax().item() < math.inf:
-        norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    return norms
-
-
-def at_once(numbers: Sequence[Tensor]) -> list[float]:
-    """0-dim tensors, read at once from each device."""
-    found = dict[int, float]()
-    for device in {number.device for number in numbers}:
-        places = [place for place, number in enumerate(numbers) if number.device == device]
-        found |= zip(places, torch.stack([numbers[place] for place in places]).tolist(), strict=True)
-    return [found[place] for place in range(len(numbers))]
+def cross(whole: Tensor, first: Tensor | None, second: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Product of two parts from their squares and that of their sum; None unless these two are all."""
+    return None if first is None or second is None or other is not None else (whole - first - second) / 2
 
 
 def record_of(

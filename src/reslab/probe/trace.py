@@ -23,7 +23,7 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from reslab.probe.graph import ADDITION, WEIGHTED, Addition, Graph
-from reslab.probe.split import at_once, flat
+from reslab.probe.norms import at_once, flat
 from reslab.records import MomentsRecord
 
 ENOUGH = 2**15

@@ -12,8 +12,8 @@ from torch.autograd.graph import GradientEdge
 from reslab.errors import RequestError
 from reslab.probe.cut import Cut, Junction, repeatable, survey
 from reslab.probe.inputs import size_of
+from reslab.probe.norms import dot
 from reslab.probe.reading import Batch, LossFn
-from reslab.probe.split import dot
 from reslab.records import TwinRecord
 
 NO_RECOMPUTING = (
