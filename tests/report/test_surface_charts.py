@@ -7,18 +7,8 @@ import pytest
 
 from reslab.errors import RequestError
 from reslab.records import PlaneRecord, SliceRecord
-from reslab.report.surface import (
-    bands_of,
-    bowl_of,
-    line_at,
-    loss_at,
-    plane_caption,
-    plane_chart,
-    plane_rows,
-    slice_caption,
-    slice_chart,
-    slice_rows,
-)
+from reslab.report.loss_plane import bands_of, line_at, plane_caption, plane_chart, plane_rows
+from reslab.report.loss_slice import bowl_of, loss_at, slice_caption, slice_chart, slice_rows
 from reslab.report.theme import save_png
 
 

@@ -24,8 +24,8 @@ from reslab.report.diagnosis.picture import Picture
 from reslab.report.diagnosis.places import Depth, depth_of, is_measured, slope_of
 from reslab.report.diagnosis.verdict_words import LAMPS, at, head_of, short
 from reslab.report.embedding import render
+from reslab.report.loss_slice import slice_caption, slice_chart, slice_rows
 from reslab.report.portraits import OKABE_ITO
-from reslab.report.surface import slice_caption, slice_chart, slice_rows
 from reslab.report.theme import DASHED, SOLID, Row, dress
 from reslab.report.words import DASH, in_words, ratio
 

@@ -14,7 +14,7 @@ from reslab.report.diagnosis.axes import MARGIN, WIDTH, bands, depth_axis, inlin
 from reslab.report.diagnosis.palette import BRANCH, LINE
 from reslab.report.diagnosis.picture import Picture
 from reslab.report.diagnosis.places import Depth, depth_of, is_measured
-from reslab.report.surface import slice_caption, slice_chart, slice_rows
+from reslab.report.loss_slice import slice_caption, slice_chart, slice_rows
 from reslab.report.theme import ALARM, INK, SOLID, Row, dress, log_ticks
 
 HEIGHT = 200
