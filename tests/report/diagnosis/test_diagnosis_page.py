@@ -314,6 +314,32 @@ def test_a_tooltip_names_the_block_under_the_mouse(make_case, browse, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_heatmap_which_is_no_svg_names_block_and_step_under_the_mouse(
+    make_case, make_reading, make_depth, browse, tmp_path
+):
+    page = browse(write_diagnosis(watched(make_case, make_reading, make_depth, 9), tmp_path / "page.html"))
+    canvas = page.locator("#heatmap canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_selector("#vg-tooltip-element.visible")
+    told = page.locator("#vg-tooltip-element").inner_text()
+    assert re.search(r"layer[123]\.[012]", told)
+    assert "step" in told
+
+
+@pytest.mark.slow
+def test_a_run_of_the_spine_opens_on_a_click(make_case, make_reading, browse, tmp_path):
+    page = browse(write_diagnosis(make_case(readings=(make_reading([1.0] * 300),)), tmp_path / "page.html"))
+    part = page.locator("details.part").first
+    assert not part.locator("svg").is_visible()
+    part.locator("summary").click()
+    assert part.locator("svg").is_visible()
+    assert part.get_by_text("layer1.99", exact=True).count() == 1
+    assert part.locator(".unfolded").bounding_box()["height"] < 600
+
+
+@pytest.mark.slow
 def test_the_table_sorts_filters_and_marks_findings(make_case, browse, tmp_path):
     page = browse(write_diagnosis(make_case(), tmp_path / "page.html"))
 
