@@ -14,10 +14,11 @@ from tests.run.small_run import small_run
 from torch import nn
 
 from reslab.config import DataConfig, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig, load_config
+from reslab.config.changes import as_before
 from reslab.errors import RequestError
 from reslab.records import RunFolder, decode
 from reslab.run.describe import deviations
-from reslab.run.train import as_before, train
+from reslab.run.train import train
 from reslab.run.use import evaluate_run
 from reslab.train.failure import NonFiniteError
 

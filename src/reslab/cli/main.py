@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a network on your data; leaves a run's folder behind",
     "lr-find": "suggest a learning rate by a range test, with its chart",
     "batch-find": "the largest batch that fits into memory",
+    "study": "answer a question by many runs: does depth help, with and without shortcuts?",
     "diagnose": "what is wrong with a network: the flow of its gradient, and a verdict",
     "evaluate": "error, loss and confusion of a run's network",
     "predict": "classify images, or folders of them, with a run's network",

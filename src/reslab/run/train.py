@@ -6,7 +6,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reslab.config import ModelConfig, RunConfig, build, leaves, load_config, override
+from reslab.config import ModelConfig, RunConfig, build, load_config
+from reslab.config.changes import as_before, differences
 from reslab.data.prepare import Data, Place, check_classes
 from reslab.errors import RequestError
 from reslab.models.resnet import ResNet
@@ -189,33 +190,6 @@ def check_out(folder: RunFolder, config: RunConfig, *, resume: bool, overwrite: 
             " Leave those options out, or start a new run."
         )
     return folder.run.exists()
-
-
-def differences(before: RunConfig, after: RunConfig) -> list[str]:
-    """Keys whose values differ, as phrases. Where the data lies, how many workers read it, who looks on may change."""
-    free = ("data.dir", "data.workers", "data.download", "data.fit_batch", "train.track")
-    phrases = []
-    after = as_before(after, before)
-    for path, _, _ in leaves():
-        section, key = path.split(".")
-        old, new = getattr(getattr(before, section), key), getattr(getattr(after, section), key)
-        if old != new and path not in free:
-            phrases.append(f"{path} was {old!r}, now {new!r}")
-    return phrases
-
-
-def as_before(config: RunConfig, before: RunConfig) -> RunConfig:
-    """What the config leaves to a trial is as the run's first trial had it."""
-    left_open = {
-        "train.amp": "auto", "train.channels_last": "auto", "train.compile": "auto",
-        "train.threads": 0, "data.workers": -1,
-    }  # fmt: skip
-    settled = {}
-    for path, word in left_open.items():
-        section, key = path.split(".")
-        if getattr(getattr(config, section), key) == word:
-            settled[path] = getattr(getattr(before, section), key)
-    return override(config, settled, where="the run before")
 
 
 def clear_folder(folder: RunFolder) -> None:

@@ -1,0 +1,180 @@
+"""Studies: what is trained, what is left to train, what the table and the sentence say."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+
+import pytest
+
+from reslab.cli.main import main
+from reslab.config import RunConfig
+from reslab.errors import RequestError
+from reslab.records import Errors, RunFolder, RunRecord
+from reslab.studies.degradation import KINDS, conclude, degradation
+from reslab.studies.estimate import makespan_s
+from reslab.studies.grid import core_shares
+from reslab.studies.study import Row, deviation_of, run_name, unfinished
+from reslab.studies.table import markdown_of
+
+SMALL = degradation("digits", seeds=2, depths=(8, 14), epochs=1)
+
+
+def row(kind, depth, errors, *, diverged=None):
+    (entry,) = degradation("digits", depths=(depth,), kinds=(kind,)).entries
+    return Row(entry, 1000, tuple(errors), tuple(errors), (60.0,) * len(errors), diverged or {}, 0)
+
+
+@pytest.mark.parametrize(
+    ("plain", "residual", "expected"),
+    [
+        (0.9, 0.01, "Without shortcuts deeper is worse, with them it is not."),
+        (0.9, 0.5, "with and without shortcuts"),
+        (0.01, 0.5, "residual networks that get worse"),
+        (0.01, 0.0, "No degradation shows"),
+    ],
+)
+def test_the_sentence_says_what_the_numbers_say(plain, residual, expected):
+    rows = [
+        row(kind, depth, [error, error])
+        for kind, errors in (("plain", (0.0, plain)), ("residual", (0.0, residual)))
+        for depth, error in zip((20, 110), errors, strict=True)
+    ]
+    sentence = conclude(rows)
+    assert expected in sentence
+    assert f"to {100 * plain:.2f} % (\N{PLUS-MINUS SIGN} 0.00, n = 2)" in sentence
+
+
+def test_what_has_diverged_is_in_the_sentence_and_in_the_table():
+    rows = [row("plain", 20, [0.1]), row("plain", 56, [0.2], diverged={1: "the loss is NaN at step 7"})]
+    assert "Diverged: plain56 (1 of 2)." in conclude(rows)
+    assert "20.00 % \N{PLUS-MINUS SIGN} 0.00, 1 diverged" in markdown_of(SMALL, rows)
+
+
+def test_one_depth_concludes_nothing():
+    assert "Two depths" in conclude([row("plain", 20, [0.1])])
+
+
+def test_every_run_has_one_recipe_and_its_own_seed():
+    study = degradation("digits", kinds=tuple(KINDS))
+    configs = study.configs()
+    assert len(configs) == 3 * 3 * len(KINDS)
+    assert next(iter(configs)).startswith("plain110")
+    assert {config.train.seed for config in configs.values()} == {0, 1, 2}
+    same = {
+        config.model_copy(update={"model": None}).model_dump_json(exclude={"train": {"seed"}})
+        for config in configs.values()
+    }
+    assert len(same) == 1
+    assert configs["plain56-without-norm-seed0"].model.norm == "none"
+
+
+def finish(folder: RunFolder, config: RunConfig, *, error: float, status: str = "done") -> None:
+    """A run's folder as training leaves it, but for what no study reads."""
+    folder.root.mkdir(parents=True)
+    folder.config.write_text(config.to_toml(), encoding="utf-8")
+    record = RunRecord({"num_parameters": 1000}, {}, {}, [], {}, {}, config.train.seed, status, "", duration_s=12.0)
+    if status == "done":
+        record.last = Errors(0, 0.1, error, test_loss=0.1, test_error=2 * error)
+    else:
+        record.failure = {"sentence": "The loss is NaN at step 7."}
+    folder.run.write_text(record.to_json(), encoding="utf-8")
+
+
+def test_rows_are_means_of_what_has_ended(tmp_path):
+    configs = SMALL.configs()
+    for name, error in (("plain8-seed0", 0.1), ("plain8-seed1", 0.2)):
+        finish(RunFolder(tmp_path / name), configs[name], error=error)
+    finish(RunFolder(tmp_path / "resnet14-seed1"), configs["resnet14-seed1"], error=0, status="failed")
+    rows = {row.entry.name: row for row in SMALL.rows(tmp_path)}
+    assert rows["plain8"].train_errors == (0.1, 0.2)
+    assert rows["plain8"].test_errors == (0.2, 0.4)
+    assert deviation_of(rows["plain8"].train_errors) == pytest.approx(0.1 / math.sqrt(2))
+    assert rows["resnet14"].diverged == {1: "The loss is NaN at step 7."}
+    assert [rows[name].waiting for name in ("plain8", "plain14", "resnet8", "resnet14")] == [0, 2, 2, 1]
+    assert "plain8-seed0" not in unfinished(configs, tmp_path)
+    assert "resnet14-seed1" not in unfinished(configs, tmp_path)  # it would diverge again
+    assert len(unfinished(configs, tmp_path)) == 5
+
+
+def test_another_config_under_the_same_name_is_refused(tmp_path):
+    configs = SMALL.configs()
+    finish(RunFolder(tmp_path / "plain8-seed0"), configs["plain8-seed0"], error=0.1)
+    with pytest.raises(RequestError, match=r"train\.epochs was 1, now 3"):
+        unfinished(degradation("digits", seeds=2, depths=(8, 14), epochs=3).configs(), tmp_path)
+
+
+def test_names_tell_entries_and_seeds_apart():
+    names = [run_name(entry, seed) for entry in degradation("digits", kinds=tuple(KINDS)).entries for seed in (0, 1)]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(1, 7.0), (2, 4.0), (3, 3.0)])
+def test_runs_are_dealt_out_in_turn(workers, expected):
+    assert makespan_s([3.0, 2.0, 2.0], workers=workers) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system pins no processes")
+def test_each_process_has_cores_of_its_own(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 5})
+    assert core_shares(2) == [{0, 2}, {1, 5}]
+    assert core_shares(5) == [{0, 1, 2, 5}] * 5
+
+
+@pytest.mark.slow
+def test_a_study_runs_goes_on_where_it_was_and_is_only_read_when_done(tmp_path, capsys):
+    out = tmp_path / "study"
+    arguments = [
+        "study",
+        "degradation",
+        "--depths",
+        "8",
+        "14",
+        "--epochs",
+        "1",
+        "--seeds",
+        "1",
+        "--out",
+        str(out),
+        "--json",
+    ]
+    assert main([*arguments, "--dry-run"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["runs"]) == 4
+    assert not out.exists()
+    assert main(arguments) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert [line["entry"] for line in first["rows"]] == ["plain8", "plain14", "resnet8", "resnet14"]
+    assert all(len(line["train_errors"]) == 1 for line in first["rows"])
+    assert first["conclusion"] in (out / "table.md").read_text(encoding="utf-8")
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
+    assert main([*arguments, "--epochs", "2"]) == 2
+    assert "train.epochs was 1, now 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["degradatoin"], "Did you mean 'degradation'"),
+        (["--preset", "digits"], "Name the study first"),
+        (["degradation", "--preset", "big"], "digits, quick, paper"),
+        (["degradation", "--depths", "21"], "6n+2"),
+        (["degradation", "--kinds", "plan"], "Did you mean 'plain'"),
+        (["degradation", "--seeds", "0"], "seeds starts at 1"),
+        (["degradation", "--budget", "-1"], "start at 0"),
+    ],
+)
+def test_bad_requests_are_refused(arguments, message, capsys):
+    assert main(["study", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_takes_too_long_is_refused_with_the_estimate(tmp_path, capsys):
+    assert main(["study", "degradation", "--budget", "0.01", "--depths", "8", "14", "--out", str(tmp_path / "s")]) == 2
+    told = capsys.readouterr().err
+    assert "12 runs would take about" in told
+    assert "more than --budget 0.01" in told
