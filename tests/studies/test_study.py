@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 
 import pytest
 
 from reslab.cli.main import main
-from reslab.config import RunConfig
-from reslab.errors import RequestError
+from reslab.config import RunConfig, override
+from reslab.errors import RequestError, WorkFailed
 from reslab.records import Errors, RunFolder, RunRecord
 from reslab.studies.degradation import KINDS, conclude, degradation
 from reslab.studies.estimate import makespan_s
-from reslab.studies.grid import core_shares
-from reslab.studies.study import Row, deviation_of, run_name, unfinished
+from reslab.studies.grid import core_shares, run_grid
+from reslab.studies.study import Entry, Row, deviation_of, run_name, unfinished
 from reslab.studies.table import markdown_of
 
 SMALL = degradation("digits", seeds=2, depths=(8, 14), epochs=1)
@@ -120,6 +121,26 @@ def test_each_process_has_cores_of_its_own(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 5})
     assert core_shares(2) == [{0, 2}, {1, 5}]
     assert core_shares(5) == [{0, 1, 2, 5}] * 5
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_is_a_row_and_one_that_fails_otherwise_an_error(tmp_path):
+    config = override(
+        next(iter(SMALL.configs().values())),
+        {"model.name": "plain8", "optim.lr": 1e12, "optim.clip_grad_norm": 0.0},
+        where="the test",
+    )
+    entry = Entry("wild", {"depth": 8, "kind": "plain"}, config)
+    study = replace(SMALL, entries=(entry,), seeds=(0,))
+    for _ in run_grid(study.configs(), tmp_path, resume=True, may_diverge=True):
+        pass
+    (found,) = study.rows(tmp_path)
+    assert found.train_errors == ()
+    assert found.diverged[0].startswith("Non-finite loss at step")
+    assert unfinished(study.configs(), tmp_path) == {}
+    missing = override(config, {"data.name": str(tmp_path / "nowhere")}, where="the test")
+    with pytest.raises(WorkFailed, match=r"1 of 1 runs failed\. lost: RequestError"):
+        list(run_grid({"lost": missing}, tmp_path, may_diverge=True))
 
 
 @pytest.mark.slow

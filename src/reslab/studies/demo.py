@@ -6,32 +6,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reslab.config import DataConfig, ModelConfig, OptimConfig, RunConfig, ScheduleConfig, TrainConfig
+from reslab.config import RunConfig, override
 from reslab.records import RunFolder, as_percent
 from reslab.report.curves import learning_curves
 from reslab.report.flow import gradient_flow
 from reslab.report.page import write_page
 from reslab.report.theme import save_png
+from reslab.studies.degradation import CLEARLY, DIGITS
 from reslab.studies.grid import run_grid
 
 KINDS = {"plain": "plain", "resnet": "residual"}
-LEARNED = 0.10  # clean training error below which a network counts as trained: digits are easy
-CLEARLY = 0.05  # difference in training error that is called worse
 
 
 def recipe(model: str, *, epochs: int, seed: int) -> RunConfig:
-    """The one recipe that all networks of the demo train with.
-
-    The gradient is clipped because without it one seed of resnet110 in two diverges on the way up to the peak rate
-    (dev/LOG.md); the paper met the same and warmed up.
-    """
-    return RunConfig(
-        model=ModelConfig(name=model),
-        data=DataConfig(name="digits", batch_size=64, workers=0),
-        optim=OptimConfig(lr=0.1, momentum=0.9, weight_decay=1e-4, clip_grad_norm=1.0),
-        schedule=ScheduleConfig(kind="one_cycle"),
-        train=TrainConfig(epochs=epochs, seed=seed, device="cpu", threads=1),
-    )
+    """The one recipe that all networks of the demo train with: that of the study with the same data."""
+    changes = {"model.name": model, "train.epochs": epochs, "train.seed": seed}
+    return override(DIGITS, changes, where="the demo")
 
 
 @dataclass(frozen=True)
