@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -205,20 +204,3 @@ def test_the_gradient_of_the_data_is_not_computed():
         entry.register_prehook(lambda gradients: seen.append(gradients))
         loss.backward()
     assert seen == []
-
-
-def test_the_collector_of_cycles_is_as_it_was():
-    seen = []
-    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
-    model[1].register_forward_hook(lambda *_: seen.append(gc.isenabled()))
-    for was_enabled in (True, False):
-        (gc.enable if was_enabled else gc.disable)()
-        try:
-            with watch(model, every=2) as probe:
-                for _ in range(2):
-                    model(torch.randn(2, 4)).sum().backward()
-            assert gc.isenabled() is was_enabled
-        finally:
-            gc.enable()
-        assert len(probe.readings) == 1
-    assert seen == [False, True, False, False]

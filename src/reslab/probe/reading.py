@@ -23,7 +23,6 @@ from torch.autograd.graph import Node, get_gradient_edge
 from reslab.errors import RequestError
 from reslab.probe.answers import answers_of
 from reslab.probe.checks import check_loss
-from reslab.probe.collector import collector_paused
 from reslab.probe.eager import eagerly
 from reslab.probe.graph import TRANSPARENT, Addition, Graph
 from reslab.probe.inputs import call, mapped, size_of, tensors_in, with_gradients, with_graph
@@ -65,7 +64,7 @@ class Reader:
     @contextmanager
     def following(self) -> Iterator[None]:
         """While this is open, the forward pass is read; what was compiled runs as it was written."""
-        with eagerly(), collector_paused(), self.trace.following():
+        with eagerly(), self.trace.following():
             yield
 
     @contextmanager
@@ -78,18 +77,17 @@ class Reader:
         Raises:
             RequestError: if the loss is no scalar, or has no graph.
         """
-        with collector_paused():
-            self.graph = Graph(node_of(loss), sources(self.leaves, self.trace))
-            self.additions, self.loss = self.graph.additions(), loss
-            self.trace.complete(self.graph)
-            self.answers = answers_of(self.graph)
-            self.splitter = Splitter(self.graph, self.additions, num_samples=self.num_samples)
-            self.spine = Spine(self.graph, num_samples=self.num_samples)
-            try:
-                yield needed(self.leaves, self.graph, self.additions)
-            finally:
-                self.splitter.close()
-                self.spine.close()
+        self.graph = Graph(node_of(loss), sources(self.leaves, self.trace))
+        self.additions, self.loss = self.graph.additions(), loss
+        self.trace.complete(self.graph)
+        self.answers = answers_of(self.graph)
+        self.splitter = Splitter(self.graph, self.additions, num_samples=self.num_samples)
+        self.spine = Spine(self.graph, num_samples=self.num_samples)
+        try:
+            yield needed(self.leaves, self.graph, self.additions)
+        finally:
+            self.splitter.close()
+            self.spine.close()
 
     def wanted(self, leaves: Sequence[Tensor]) -> list[Tensor] | None:
         """What the backward pass of a training step is to compute; None for all of it.
@@ -103,7 +101,6 @@ class Reader:
             return None
         return [*parameters, *leaves]
 
-    @collector_paused()
     def record(self, *, step: int) -> ReadingRecord:
         """What was seen, in the step of the training that is given; the graph is let go."""
         graph, trace = self.graph, self.trace
