@@ -76,9 +76,9 @@ def run(arguments: list[str]) -> int:
 
 def check_flags(flags: DemoFlags) -> None:
     """Refuses what can't be trained, before anything starts."""
-    wrong = [depth for depth in flags.depths if (depth - 2) % 6 or depth < 8]
-    if wrong or not flags.depths:
-        raise RequestError(f"Depths are 6n+2 (8, 14, 20, ...), got {wrong or 'none'}.")
+    from reslab.studies.degradation import check_depths
+
+    check_depths(flags.depths)
     if flags.epochs < 1 or flags.workers < 0:
         raise RequestError(f"epochs starts at 1 and workers at 0, got {flags.epochs} and {flags.workers}.")
     if flags.out.is_file():

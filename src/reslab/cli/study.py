@@ -19,6 +19,7 @@ from reslab.errors import RequestError, unknown
 from reslab.report.words import duration
 
 if TYPE_CHECKING:
+    from reslab.config import RunConfig
     from reslab.studies.study import Row, Study
 
 STUDIES = {"degradation": "deeper networks with and without shortcuts, by clean training error"}
@@ -84,8 +85,12 @@ def run(arguments: list[str]) -> int:
     left = unfinished(study.configs(), out)
     workers = min(flags.workers or os.cpu_count() or 1, max(1, len(left)))
     if flags.dry_run or (flags.budget and left):
-        minutes = foresee(study, out, workers=workers, as_json=flags.json, is_told=flags.dry_run)
+        from reslab.studies.estimate import makespan_s, run_seconds  # which need torch
+
+        seconds = run_seconds(left)
+        minutes = makespan_s(seconds.values(), workers=workers) / 60
         if flags.dry_run:
+            show_grid(study, seconds, minutes=minutes, workers=workers, as_json=flags.json)
             return 0
         if minutes > flags.budget:
             raise RequestError(
@@ -93,7 +98,7 @@ def run(arguments: list[str]) -> int:
                 f" {flags.budget:g}. Take fewer --seeds, --depths or --epochs, or a larger budget."
             )
     started = time.perf_counter()
-    rows = train_all(study, out, workers=workers) if left else study.rows(out)
+    rows = train_all(study, left, out, workers=workers) if left else study.rows(out)
     if left or not (out / PAGE).exists():
         from reslab.studies.result import write_result  # which needs what draws
 
@@ -102,38 +107,30 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def foresee(study: Study, out: Path, *, workers: int, as_json: bool, is_told: bool) -> float:
-    """Expected minutes until the end; with the grid, where that is asked for."""
-    from reslab.studies.estimate import makespan_s, run_seconds
-    from reslab.studies.study import unfinished
-
-    configs = study.configs()
-    left = unfinished(configs, out)
-    seconds = run_seconds(left)
-    minutes = makespan_s(seconds.values(), workers=workers) / 60
-    if is_told and as_json:
-        print_json({"runs": {name: seconds.get(name, 0.0) for name in configs}, "minutes": minutes, "workers": workers})
-    elif is_told:
-        cells = [[name, duration(seconds[name]) if name in left else "done"] for name in configs]
-        console().print(table(["run", "expected"], cells, numeric=["expected"]))
-        console().print(f"\n{len(left)} of {len(configs)} runs left, about {minutes:.0f} minutes on {workers} cores.")
-    return minutes
+def show_grid(study: Study, seconds: dict[str, float], *, minutes: float, workers: int, as_json: bool) -> None:
+    """What would be trained; ``seconds`` is the expected length of each run that is left."""
+    names = list(study.configs())
+    if as_json:
+        print_json({"runs": {name: seconds.get(name, 0.0) for name in names}, "minutes": minutes, "workers": workers})
+        return
+    cells = [[name, duration(seconds[name]) if name in seconds else "done"] for name in names]
+    console().print(table(["run", "expected"], cells, numeric=["expected"]))
+    console().print(f"\n{len(seconds)} of {len(names)} runs left, about {minutes:.0f} minutes on {workers} cores.")
 
 
-def train_all(study: Study, out: Path, *, workers: int) -> list[Row]:
+def train_all(study: Study, left: dict[str, RunConfig], out: Path, *, workers: int) -> list[Row]:
     """Trains what is left, and shows how far it is."""
     from reslab.studies.grid import run_grid
-    from reslab.studies.study import unfinished
 
-    configs, screen = unfinished(study.configs(), out), Console(stderr=True)
-    grid = run_grid(configs, out, workers=workers, resume=True, may_diverge=True)
+    screen = Console(stderr=True)
+    grid = run_grid(left, out, workers=workers, resume=True, may_diverge=True)
     if screen.is_terminal:
         with Live(console=screen, refresh_per_second=2) as live:
             for _ in grid:
                 live.update(study_table(study, study.rows(out)))
         return study.rows(out)
-    print(f"training {len(configs)} runs of {study.name}, {workers} at once", file=sys.stderr, flush=True)
-    waiting = len(configs)
+    print(f"training {len(left)} runs of {study.name}, {workers} at once", file=sys.stderr, flush=True)
+    waiting = len(left)
     for _ in grid:
         now = sum(row.waiting for row in study.rows(out))
         if now < waiting:

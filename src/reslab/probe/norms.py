@@ -34,7 +34,7 @@ def dot(first: Tensor, second: Tensor) -> Tensor:
 
 
 def square(values: Tensor) -> Tensor:
-    """Sum of squares, 0-dim, in double precision; all threads of the CPU sum their own runs."""
+    """Sum of squares, 0-dim, in double precision."""
     if in_runs(values):
         single = values.float()
         vector, _ = flat(single, single)

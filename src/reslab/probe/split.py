@@ -134,14 +134,15 @@ class Splitter:
     def _compare(self, parts: _Parts) -> None:
         """Sums of products over the batch, still on the device, in the order of ``record_of``."""
         shortcut, branch, other = (parts.sides.get(side) for side in ("shortcut", "branch", "other"))
-        squares = product(shortcut, shortcut), product(branch, branch)
+        square = product(shortcut, shortcut)
         parts.products = [
-            *squares,
+            square,
+            product(branch, branch),
             product(other, other),
-            None if other is None and follows(shortcut, squares) else product(shortcut, branch),
+            product(shortcut, branch),
             product(shortcut, other),
             product(branch, other),
-            squares[0] if parts.arriving is shortcut else product(parts.arriving, parts.arriving),
+            square if parts.arriving is shortcut else product(parts.arriving, parts.arriving),
         ]
         parts.clear()
 
@@ -156,8 +157,6 @@ class Splitter:
             is_sampled = whole.ndim > 0 and len(whole) == self.num_samples
             parts.norms = sample_norms(whole) if is_sampled else None
             parts.square = dot(whole, whole) if parts.norms is None else torch.dot(parts.norms, parts.norms)
-            if parts.products and parts.products[CROSS] is None:
-                parts.products[CROSS] = cross(parts.square, *parts.products[:CROSS])
         parts.clear()
 
     def _gap(self, whole: Tensor, parts: _Parts) -> float:
@@ -205,33 +204,9 @@ def mask_after(graph: Graph, addition: Addition) -> int | None:
     return users[0][0]
 
 
-CROSS = 3
-"""Place of the product of shortcut and branch in ``_Parts.products``."""
-UNLIKE = 1e-6
-"""Squares further apart than this have their product taken by itself."""
-
-
 def product(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     """``dot``, where both are there."""
     return None if first is None or second is None else dot(first, second)
-
-
-def follows(part: Tensor | None, squares: tuple[Tensor | None, Tensor | None]) -> bool:
-    """Whether the product of two parts can be told from the square of their sum, which is measured anyway.
-
-    It saves the slowest of all sums. In half precision the sum is rounded too much, a GPU would have to wait for the
-    answer, and of parts of very different size nothing would be left but rounding.
-    """
-    first, second = squares
-    if part is None or first is None or second is None or part.device.type != "cpu" or part.dtype != torch.float32:
-        return False
-    ratio = second.item() / (first.item() or math.inf)
-    return UNLIKE < ratio < 1 / UNLIKE
-
-
-def cross(whole: Tensor, first: Tensor | None, second: Tensor | None, other: Tensor | None) -> Tensor | None:
-    """Product of two parts from their squares and that of their sum; None unless these two are all."""
-    return None if first is None or second is None or other is not None else (whole - first - second) / 2
 
 
 def record_of(

@@ -69,7 +69,7 @@ def presets() -> dict[str, Preset]:
                 data=DataConfig(name="cifar10", batch_size=128, val_split=0),
                 optim=OptimConfig(lr=0.1, momentum=0.9, weight_decay=1e-4),
                 schedule=ScheduleConfig(kind="one_cycle"),
-                train=TrainConfig(epochs=4, threads=1),
+                train=TrainConfig(epochs=4, threads=1, amp="none"),  # twins in one precision, whatever a trial finds
             ),
             depths=(20, 56),
             kinds=("plain", "residual"),
@@ -111,8 +111,7 @@ def degradation(
         raise unknown("preset", preset, known)
     chosen = known[preset]
     depths, kinds = tuple(depths) or chosen.depths, tuple(kinds) or chosen.kinds
-    if wrong := [depth for depth in depths if (depth - 2) % 6 or depth < 8]:
-        raise RequestError(f"Depths are 6n+2 (8, 14, 20, ...), got {', '.join(map(str, wrong))}.")
+    check_depths(depths)
     for kind in kinds:
         if kind not in KINDS:
             raise unknown("kind", kind, KINDS, hint=f"There are {', '.join(KINDS)}.")
@@ -136,6 +135,13 @@ def degradation(
         seeds=tuple(range(seeds)),
         conclude=conclude,
     )
+
+
+def check_depths(depths: Sequence[int]) -> None:
+    """Refuses what isn't a depth of the paper's networks for small images, and no depth at all."""
+    wrong = [depth for depth in depths if (depth - 2) % 6 or depth < 8]
+    if wrong or not depths:
+        raise RequestError(f"Depths are 6n+2 (8, 14, 20, ...), got {', '.join(map(str, wrong)) or 'none'}.")
 
 
 def entry_of(config: RunConfig, kind: str, depth: int) -> Entry:
@@ -174,15 +180,23 @@ def depth_of(row: Row) -> int:
 def verdict_of(rows: Sequence[Row]) -> str:
     """The answer, where both plain and residual networks have been trained."""
     plain, residual = change_of(rows, "plain"), change_of(rows, "residual")
-    if plain is None or residual is None:
-        return ""
+    return "" if plain is None or residual is None else f"{answer(plain, residual)}."
+
+
+def answer(plain: float, residual: float) -> str:
+    """What it means that the training error rises so much with depth in plain networks and in residual ones.
+
+    Example:
+        >>> answer(0.9, 0.01)
+        'Without shortcuts deeper is worse, with them it is not'
+    """
     if plain > CLEARLY >= residual:
-        return "Without shortcuts deeper is worse, with them it is not."
+        return "Without shortcuts deeper is worse, with them it is not"
     if plain > CLEARLY:
-        return "Deeper is worse here with and without shortcuts."
+        return "Deeper is worse here with and without shortcuts"
     if residual > CLEARLY:
-        return "Here it is the residual networks that get worse with depth."
-    return "No degradation shows in these runs."
+        return "Here it is the residual networks that get worse with depth"
+    return "No degradation shows in these runs"
 
 
 def of_kind(rows: Sequence[Row]) -> str:

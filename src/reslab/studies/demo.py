@@ -12,7 +12,7 @@ from reslab.report.curves import learning_curves
 from reslab.report.flow import gradient_flow
 from reslab.report.page import write_page
 from reslab.report.theme import save_png
-from reslab.studies.degradation import CLEARLY, DIGITS
+from reslab.studies.degradation import DIGITS, answer
 from reslab.studies.grid import run_grid
 
 KINDS = {"plain": "plain", "resnet": "residual"}
@@ -107,20 +107,13 @@ def conclude(rows: Sequence[Row]) -> str:
     if len(depths) < 2:
         return "Two depths at least are needed to say something about depth."
     shallow, deep = depths[0], depths[-1]
-    plain_rises = plain[deep] - plain[shallow] > CLEARLY
-    residual_rises = residual[deep] - residual[shallow] > CLEARLY
     figures = (
         f"from {shallow} to {deep} layers the clean training error of the plain networks goes from"
         f" {as_percent(plain[shallow])} to {as_percent(plain[deep])}, that of their residual twins from"
         f" {as_percent(residual[shallow])} to {as_percent(residual[deep])}"
     )
-    if plain_rises and not residual_rises:
-        return f"Without shortcuts deeper is worse, with them it is not: {figures}; same parameters, same recipe."
-    if plain_rises and residual_rises:
-        return f"Deeper is worse here with and without shortcuts: {figures}."
-    if residual_rises:
-        return f"Here it is the residual networks that get worse with depth: {figures}."
-    return f"No degradation shows in these runs: {figures}."
+    meaning = answer(plain[deep] - plain[shallow], residual[deep] - residual[shallow])
+    return f"{meaning}: {figures}; same parameters, same recipe."
 
 
 def write_demo_page(configs: dict[str, RunConfig], out: Path, rows: Sequence[Row]) -> Path:

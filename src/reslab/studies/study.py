@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,12 +83,6 @@ class Study:
         """All runs by name, the longest first."""
         ordered = sorted(self.entries, key=lambda entry: -entry.cost)
         return {run_name(entry, seed): with_seed(entry.config, seed) for entry in ordered for seed in self.seeds}
-
-    def folders(self, out: Path) -> Iterator[tuple[Entry, int, RunFolder]]:
-        """Each entry's runs, in the order of the table."""
-        for entry in self.entries:
-            for seed in self.seeds:
-                yield entry, seed, RunFolder(out / run_name(entry, seed))
 
     def rows(self, out: Path) -> list[Row]:
         """The table as it stands, from the records alone."""

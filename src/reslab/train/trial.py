@@ -174,7 +174,9 @@ def with_compile(trial: Trial, best: Way, wishes: Wishes) -> tuple[Way, str]:
         if wishes.channels_last == "auto" and trial.run_s(best) > OTHER_LAYOUT * trial.start_s[compiled]:
             turned = replace(compiled, channels_last=not best.channels_last)
             further = trial.gain(turned, compiled)
+            loser = compiled if further > WORTH else turned
             compiled, gain = (turned, gain * further) if further > WORTH else (compiled, gain)
+            trial.forget(loser)
     except Exception as error:  # the compiler can fail in any way, and the run doesn't need it
         return best, f"; not compiled: {type(error).__name__}"
     saves_s, cost_s = trial.run_s(best) * (1 - 1 / gain), trial.start_s[compiled]
