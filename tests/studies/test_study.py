@@ -10,21 +10,24 @@ from dataclasses import replace
 import pytest
 
 from reslab.cli.main import main
-from reslab.config import RunConfig, override
+from reslab.config import override
 from reslab.errors import RequestError, WorkFailed
-from reslab.records import Errors, RunFolder, RunRecord
+from reslab.records import Errors, RunFolder, RunRecord, StudyRow, encode, read_study
+from reslab.report.study.table import markdown_of
 from reslab.studies.degradation import KINDS, conclude, degradation
 from reslab.studies.estimate import makespan_s
 from reslab.studies.grid import core_shares, run_grid
-from reslab.studies.study import Entry, Row, deviation_of, run_name, unfinished
-from reslab.studies.table import markdown_of
+from reslab.studies.presets import Choices
+from reslab.studies.study import Entry, run_name, unfinished
+from reslab.studies.training import Training
 
-SMALL = degradation("digits", seeds=2, depths=(8, 14), epochs=1)
+SMALL = degradation(Choices("digits", seeds=2, depths=(8, 14), epochs=1))
 
 
-def row(kind, depth, errors, *, diverged=None):
-    (entry,) = degradation("digits", depths=(depth,), kinds=(kind,)).entries
-    return Row(entry, 1000, tuple(errors), tuple(errors), (60.0,) * len(errors), diverged or {}, 0)
+def row(kind, depth, errors, *, failed=None):
+    (entry,) = degradation(Choices(depths=(depth,), kinds=(kind,))).entries
+    values = {key: tuple(errors) for key in ("train_error", "test_error") if errors}
+    return StudyRow(entry.name, entry.factors, values, failed or {}, 0)
 
 
 @pytest.mark.parametrize(
@@ -47,10 +50,10 @@ def test_the_sentence_says_what_the_numbers_say(plain, residual, expected):
     assert f"to {100 * plain:.2f} % (\N{PLUS-MINUS SIGN} 0.00, n = 2)" in sentence
 
 
-def test_what_has_diverged_is_in_the_sentence_and_in_the_table():
-    rows = [row("plain", 20, [0.1]), row("plain", 56, [0.2], diverged={1: "the loss is NaN at step 7"})]
+def test_what_has_diverged_is_in_the_sentence_and_in_the_table(tmp_path):
+    rows = [row("plain", 20, [0.1]), row("plain", 56, [0.2], failed={"1": "the loss is NaN at step 7"})]
     assert "Diverged: plain56 (1 of 2)." in conclude(rows)
-    assert "20.00 % \N{PLUS-MINUS SIGN} 0.00, 1 diverged" in markdown_of(SMALL, rows)
+    assert "| 56 | plain | 1, 1 diverged |" in markdown_of(replace(SMALL.record(tmp_path), rows=tuple(rows)))
 
 
 def test_one_depth_concludes_nothing():
@@ -58,8 +61,8 @@ def test_one_depth_concludes_nothing():
 
 
 def test_every_run_has_one_recipe_and_its_own_seed():
-    study = degradation("digits", kinds=tuple(KINDS))
-    configs = study.configs()
+    study = degradation(Choices("digits", kinds=tuple(KINDS)))
+    configs = {name: job.config for name, job in study.jobs().items()}
     assert len(configs) == 3 * 3 * len(KINDS)
     assert next(iter(configs)).startswith("plain110")
     assert {config.train.seed for config in configs.values()} == {0, 1, 2}
@@ -71,28 +74,30 @@ def test_every_run_has_one_recipe_and_its_own_seed():
     assert configs["plain56-without-norm-seed0"].model.norm == "none"
 
 
-def finish(folder: RunFolder, config: RunConfig, *, error: float, status: str = "done") -> None:
+def finish(folder: RunFolder, job: Training, *, error: float, status: str = "done", failure=None) -> None:
     """A run's folder as training leaves it, but for what no study reads."""
+    config = job.config
     folder.root.mkdir(parents=True)
     folder.config.write_text(config.to_toml(), encoding="utf-8")
     record = RunRecord({"num_parameters": 1000}, {}, {}, [], {}, {}, config.train.seed, status, "", duration_s=12.0)
     if status == "done":
         record.last = Errors(0, 0.1, error, test_loss=0.1, test_error=2 * error)
     else:
-        record.failure = {"sentence": "The loss is NaN at step 7."}
+        record.failure = failure or {"step": 7, "sentence": "The loss is NaN at step 7."}
     folder.run.write_text(record.to_json(), encoding="utf-8")
+    folder.depth.write_text(encode({}), encoding="utf-8")
 
 
 def test_rows_are_means_of_what_has_ended(tmp_path):
-    configs = SMALL.configs()
+    configs = SMALL.jobs()
     for name, error in (("plain8-seed0", 0.1), ("plain8-seed1", 0.2)):
         finish(RunFolder(tmp_path / name), configs[name], error=error)
     finish(RunFolder(tmp_path / "resnet14-seed1"), configs["resnet14-seed1"], error=0, status="failed")
-    rows = {row.entry.name: row for row in SMALL.rows(tmp_path)}
-    assert rows["plain8"].train_errors == (0.1, 0.2)
-    assert rows["plain8"].test_errors == (0.2, 0.4)
-    assert deviation_of(rows["plain8"].train_errors) == pytest.approx(0.1 / math.sqrt(2))
-    assert rows["resnet14"].diverged == {1: "The loss is NaN at step 7."}
+    rows = {row.name: row for row in SMALL.rows(tmp_path)}
+    assert rows["plain8"].values["train_error"] == (0.1, 0.2)
+    assert rows["plain8"].values["test_error"] == (0.2, 0.4)
+    assert rows["plain8"].deviation("train_error") == pytest.approx(0.1 / math.sqrt(2))
+    assert rows["resnet14"].failed == {"1": "The loss is NaN at step 7."}
     assert [rows[name].waiting for name in ("plain8", "plain14", "resnet8", "resnet14")] == [0, 2, 2, 1]
     assert "plain8-seed0" not in unfinished(configs, tmp_path)
     assert "resnet14-seed1" not in unfinished(configs, tmp_path)  # it would diverge again
@@ -100,15 +105,28 @@ def test_rows_are_means_of_what_has_ended(tmp_path):
 
 
 def test_another_config_under_the_same_name_is_refused(tmp_path):
-    configs = SMALL.configs()
+    configs = SMALL.jobs()
     finish(RunFolder(tmp_path / "plain8-seed0"), configs["plain8-seed0"], error=0.1)
     with pytest.raises(RequestError, match=r"train\.epochs was 1, now 3"):
-        unfinished(degradation("digits", seeds=2, depths=(8, 14), epochs=3).configs(), tmp_path)
+        unfinished(degradation(Choices("digits", seeds=2, depths=(8, 14), epochs=3)).jobs(), tmp_path)
 
 
 def test_names_tell_entries_and_seeds_apart():
-    names = [run_name(entry, seed) for entry in degradation("digits", kinds=tuple(KINDS)).entries for seed in (0, 1)]
+    names = [run_name(entry, seed) for entry in degradation(Choices(kinds=tuple(KINDS))).entries for seed in (0, 1)]
     assert len(set(names)) == len(names)
+
+
+def test_a_run_that_broke_off_goes_on_and_one_that_diverged_does_not(tmp_path):
+    job = SMALL.jobs()["plain8-seed0"]
+    finish(RunFolder(tmp_path / "full"), job, error=0, status="failed", failure={"what": "OSError: no space left"})
+    finish(RunFolder(tmp_path / "wild"), job, error=0, status="failed")
+    finish(RunFolder(tmp_path / "stopped"), job, error=0, status="interrupted")
+    assert [job.status(tmp_path / name) for name in ("full", "wild", "stopped", "none")] == [
+        "open",
+        "failed",
+        "open",
+        "new",
+    ]
 
 
 @pytest.mark.parametrize(("workers", "expected"), [(1, 7.0), (2, 4.0), (3, 3.0)])
@@ -126,21 +144,21 @@ def test_each_process_has_cores_of_its_own(monkeypatch):
 @pytest.mark.slow
 def test_a_run_that_diverges_is_a_row_and_one_that_fails_otherwise_an_error(tmp_path):
     config = override(
-        next(iter(SMALL.configs().values())),
+        next(iter(SMALL.jobs().values())).config,
         {"model.name": "plain8", "optim.lr": 1e12, "optim.clip_grad_norm": 0.0},
         where="the test",
     )
-    entry = Entry("wild", {"depth": 8, "kind": "plain"}, config)
+    entry = Entry("wild", {"depth": 8, "kind": "plain"}, Training(config))
     study = replace(SMALL, entries=(entry,), seeds=(0,))
-    for _ in run_grid(study.configs(), tmp_path, resume=True, may_diverge=True):
+    for _ in run_grid(study.jobs(), tmp_path, resume=True):
         pass
     (found,) = study.rows(tmp_path)
-    assert found.train_errors == ()
-    assert found.diverged[0].startswith("Non-finite loss at step")
-    assert unfinished(study.configs(), tmp_path) == {}
+    assert found.num_ended == 0
+    assert found.failed["0"].startswith("Non-finite loss at step")
+    assert unfinished(study.jobs(), tmp_path) == {}
     missing = override(config, {"data.name": str(tmp_path / "nowhere")}, where="the test")
     with pytest.raises(WorkFailed, match=r"1 of 1 runs failed\. lost: RequestError"):
-        list(run_grid({"lost": missing}, tmp_path, may_diverge=True))
+        list(run_grid({"lost": Training(missing)}, tmp_path, resume=True))
 
 
 @pytest.mark.slow
@@ -165,9 +183,10 @@ def test_a_study_runs_goes_on_where_it_was_and_is_only_read_when_done(tmp_path, 
     assert not out.exists()
     assert main(arguments) == 0
     first = json.loads(capsys.readouterr().out)
-    assert [line["entry"] for line in first["rows"]] == ["plain8", "plain14", "resnet8", "resnet14"]
-    assert all(len(line["train_errors"]) == 1 for line in first["rows"])
+    assert [line["name"] for line in first["rows"]] == ["plain8", "plain14", "resnet8", "resnet14"]
+    assert all(len(line["values"]["train_error"]) == 1 for line in first["rows"])
     assert first["conclusion"] in (out / "table.md").read_text(encoding="utf-8")
+    assert read_study(out / "study.json").conclusion == first["conclusion"]
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out) == first

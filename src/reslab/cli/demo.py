@@ -76,7 +76,7 @@ def run(arguments: list[str]) -> int:
 
 def check_flags(flags: DemoFlags) -> None:
     """Refuses what can't be trained, before anything starts."""
-    from reslab.studies.degradation import check_depths
+    from reslab.studies.presets import check_depths
 
     check_depths(flags.depths)
     if flags.epochs < 1 or flags.workers < 0:

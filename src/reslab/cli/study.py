@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,38 +14,39 @@ from rich.live import Live
 from rich.table import Table
 
 from reslab.cli.output import console, parse, print_json, table
-from reslab.errors import RequestError, unknown
+from reslab.errors import RequestError
 from reslab.report.words import duration
+from reslab.studies.catalog import STUDIES, create_study
+from reslab.studies.presets import Choices
 
 if TYPE_CHECKING:
-    from reslab.config import RunConfig
-    from reslab.studies.study import Row, Study
-
-STUDIES = {"degradation": "deeper networks with and without shortcuts, by clean training error"}
+    from reslab.records import StudyRecord
+    from reslab.studies.job import Job
+    from reslab.studies.study import Study
 
 
 @dataclass
 class StudyFlags:
-    """Answer a question by many runs: degradation (deeper networks with and without shortcuts). A study that was
-    interrupted goes on; one that is finished is only read.
-    """
+    """Answer a question by many runs. A study that was interrupted goes on; one that is finished is only read."""
 
-    preset: str = "digits"
-    """How large: digits (minutes), quick (CIFAR-10, an hour), paper (days; for a GPU)."""
+    preset: str = ""
+    """How large, where a study has several: digits (minutes), quick (an hour), paper (days; for a GPU)."""
     out: Path | None = None
     """Folder of the runs, of index.html and table.md; by default runs/study-NAME-PRESET."""
     seeds: int = 3
-    """Runs of each network."""
+    """Runs of each setting."""
     depths: list[int] = field(default_factory=list)
-    """Depths in place of the preset's, each 6n+2."""
+    """Depths in place of the study's own, each 6n+2."""
     kinds: list[str] = field(default_factory=list)
-    """Kinds in place of the preset's: plain, residual, pre-activation, plain without norm, residual without norm."""
+    """Settings in place of the study's own, by name; a wrong one is answered by all that there are."""
     epochs: int = 0
     """Epochs in place of the preset's."""
     data_dir: str = ""
     """Where named data sets lie."""
     workers: int = 0
     """Runs at the same time, one thread each; 0 for one per core."""
+    ray: str = ""
+    """Run on a Ray cluster instead: its address, or auto for the one that this machine belongs to."""
     budget: float = 0.0
     """Most minutes that it may take; refused if it would take longer. 0 for any."""
     dry_run: bool = False
@@ -57,37 +57,25 @@ class StudyFlags:
 
 def run(arguments: list[str]) -> int:
     """Parses, trains what isn't trained yet under a live table, concludes. Returns the exit code."""
-    if not arguments or arguments[0].startswith("-"):
-        if arguments and arguments[0] not in ("-h", "--help"):
-            raise RequestError(f"Name the study first: reslab study {' | '.join(STUDIES)}.")
-        parse(StudyFlags, arguments or ["--help"], command="study NAME")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        list_studies()
+        return 0
+    if arguments[0].startswith("-"):
+        raise RequestError(f"Name the study first: reslab study {' | '.join(STUDIES)}.")
     name, *rest = arguments
-    if name not in STUDIES:
-        raise unknown("study", name, STUDIES)
-    flags = parse(StudyFlags, rest, command=f"study {name}")
-    if flags.workers < 0 or flags.budget < 0:
-        raise RequestError(f"workers and budget start at 0, got {flags.workers} and {flags.budget:g}.")
-
-    from reslab.studies.degradation import degradation
-    from reslab.studies.study import PAGE, unfinished
-
-    study = degradation(
-        flags.preset,
-        seeds=flags.seeds,
-        depths=flags.depths,
-        kinds=flags.kinds,
-        epochs=flags.epochs,
-        data_dir=flags.data_dir,
-    )
+    study, flags = chosen(name, rest)
     out = flags.out or Path(f"runs/study-{study.name}")
     if out.is_file():
         raise RequestError(f"--out {out} is a file. Name a folder.")
-    left = unfinished(study.configs(), out)
-    workers = min(flags.workers or os.cpu_count() or 1, max(1, len(left)))
-    if flags.dry_run or (flags.budget and left):
-        from reslab.studies.estimate import makespan_s, run_seconds  # which need torch
 
-        seconds = run_seconds(left)
+    from reslab.studies.study import unfinished
+
+    left = unfinished(study.jobs(), out)
+    workers = workers_of(study, flags, num_left=len(left))
+    if flags.dry_run or (flags.budget and left):
+        from reslab.studies.estimate import makespan_s  # which needs torch
+
+        seconds = {name: job.expected_s() for name, job in left.items()}
         minutes = makespan_s(seconds.values(), workers=workers) / 60
         if flags.dry_run:
             show_grid(study, seconds, minutes=minutes, workers=workers, as_json=flags.json)
@@ -98,18 +86,61 @@ def run(arguments: list[str]) -> int:
                 f" {flags.budget:g}. Take fewer --seeds, --depths or --epochs, or a larger budget."
             )
     started = time.perf_counter()
-    rows = train_all(study, left, out, workers=workers) if left else study.rows(out)
-    if left or not (out / PAGE).exists():
-        from reslab.studies.result import write_result  # which needs what draws
-
-        write_result(study, rows, out)
-    show(study, rows, out, seconds=time.perf_counter() - started, as_json=flags.json)
+    if left:
+        grid = executed(left, out, workers=workers, ray=flags.ray)
+        where = f"on the cluster at {flags.ray}" if flags.ray else f"{workers} at once"
+        follow(study, grid, out, num_left=len(left), where=where)
+    show(result_of(study, out, has_changed=bool(left)), out, seconds=time.perf_counter() - started, as_json=flags.json)
     return 0
+
+
+def list_studies() -> None:
+    """What there is to ask."""
+    screen = console()
+    screen.print("reslab study NAME: answer a question by many runs; [b]reslab study NAME --help[/b] has the flags.\n")
+    screen.print(table(["study", "question"], [[name, about] for name, about in STUDIES.items()]))
+
+
+def chosen(name: str, arguments: list[str]) -> tuple[Study, StudyFlags]:
+    """The study as asked for."""
+    if name not in STUDIES:
+        create_study(name, Choices())  # which names the closest
+    flags = parse(StudyFlags, arguments, command=f"study {name}")
+    if flags.workers < 0 or flags.budget < 0:
+        raise RequestError(f"workers and budget start at 0, got {flags.workers} and {flags.budget:g}.")
+    if flags.ray and flags.workers:
+        raise RequestError("--workers counts processes of this machine, and --ray runs on a cluster. Leave one out.")
+    choices = Choices(
+        preset=flags.preset,
+        seeds=flags.seeds,
+        depths=tuple(flags.depths),
+        kinds=tuple(flags.kinds),
+        epochs=flags.epochs,
+        data_dir=str(Path(flags.data_dir).resolve()) if flags.data_dir else "",
+    )
+    return create_study(name, choices), flags
+
+
+def workers_of(study: Study, flags: StudyFlags, *, num_left: int) -> int:
+    """Runs at the same time on this machine."""
+    if not study.together:
+        return 1
+    from reslab.studies.grid import num_cores
+
+    return min(flags.workers or num_cores(), max(1, num_left))
+
+
+def executed(left: Mapping[str, Job], out: Path, *, workers: int, ray: str) -> Iterator[None]:
+    """The runs, on this machine or on a cluster."""
+    from reslab.studies.cluster import run_on_ray
+    from reslab.studies.grid import run_grid
+
+    return run_on_ray(left, out, address=ray) if ray else run_grid(left, out, workers=workers, resume=True)
 
 
 def show_grid(study: Study, seconds: dict[str, float], *, minutes: float, workers: int, as_json: bool) -> None:
     """What would be trained; ``seconds`` is the expected length of each run that is left."""
-    names = list(study.configs())
+    names = list(study.jobs())
     if as_json:
         print_json({"runs": {name: seconds.get(name, 0.0) for name in names}, "minutes": minutes, "workers": workers})
         return
@@ -118,44 +149,56 @@ def show_grid(study: Study, seconds: dict[str, float], *, minutes: float, worker
     console().print(f"\n{len(seconds)} of {len(names)} runs left, about {minutes:.0f} minutes on {workers} cores.")
 
 
-def train_all(study: Study, left: dict[str, RunConfig], out: Path, *, workers: int) -> list[Row]:
-    """Trains what is left, and shows how far it is."""
-    from reslab.studies.grid import run_grid
-
+def follow(study: Study, grid: Iterator[None], out: Path, *, num_left: int, where: str) -> None:
+    """Waits for the runs and shows how far they are."""
     screen = Console(stderr=True)
-    grid = run_grid(left, out, workers=workers, resume=True, may_diverge=True)
     if screen.is_terminal:
         with Live(console=screen, refresh_per_second=2) as live:
             for _ in grid:
-                live.update(study_table(study, study.rows(out)))
-        return study.rows(out)
-    print(f"training {len(left)} runs of {study.name}, {workers} at once", file=sys.stderr, flush=True)
-    waiting = len(left)
+                live.update(study_table(study.record(out)))
+        return
+    print(f"{study.name}: {num_left} runs, {where}", file=sys.stderr, flush=True)
+    waiting = num_left
     for _ in grid:
         now = sum(row.waiting for row in study.rows(out))
         if now < waiting:
             waiting = now
             print(f"{waiting} runs left", file=sys.stderr, flush=True)
-    return study.rows(out)
 
 
-def show(study: Study, rows: Sequence[Row], out: Path, *, seconds: float, as_json: bool) -> None:
+def result_of(study: Study, out: Path, *, has_changed: bool) -> StudyRecord:
+    """The record; page, table and file are written where runs have ended since, or where they are gone."""
+    from reslab.studies.study import PAGE, RECORD, TABLE
+
+    record = study.record(out)
+    whole = all((out / name).exists() for name in (PAGE, RECORD, TABLE))
+    if not has_changed and whole and (out / RECORD).read_text(encoding="utf-8") == record.to_json():
+        return record
+    from reslab.studies.result import write_result  # which needs what draws
+
+    return write_result(study, out)
+
+
+def show(record: StudyRecord, out: Path, *, seconds: float, as_json: bool) -> None:
     """Prints what came out."""
     from reslab.studies.study import PAGE, TABLE
-    from reslab.studies.table import plain_of
 
     if as_json:
-        print_json({**plain_of(study, rows), "page": str(out / PAGE)})
+        print_json({**record.to_plain(), "page": str(out / PAGE)})
         return
     screen = console()
-    screen.print(study_table(study, rows))
-    screen.print(f"\n{study.conclude(rows)}", soft_wrap=True)
-    screen.print(f"\n{len(rows) * len(study.seeds)} runs, {duration(seconds)}. {out / PAGE}, {out / TABLE}")
+    screen.print(study_table(record))
+    screen.print(f"\n{record.conclusion}", soft_wrap=True)
+    runs = len(record.rows) * len(record.seeds)
+    screen.print(f"\n{runs} runs, {duration(seconds)}. {out / PAGE}, {out / TABLE}")
 
 
-def study_table(study: Study, rows: Sequence[Row]) -> Table:
+def study_table(record: StudyRecord) -> Table:
     """The table as it stands."""
-    from reslab.studies.table import cells_of, columns_of
+    from reslab.report.study.table import cells_of, columns_of
 
-    columns = columns_of(study)
-    return table(columns, [cells_of(row) for row in rows], numeric=[name for name in columns if name != "kind"])
+    columns = columns_of(record)
+    words = {name for name, value in record.rows[0].factors.items() if isinstance(value, str)}
+    return table(
+        columns, [cells_of(row, record) for row in record.rows], numeric=[name for name in columns if name not in words]
+    )

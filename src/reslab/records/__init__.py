@@ -31,6 +31,7 @@ from reslab.records.folder import RunFolder, find_runs
 from reslab.records.lr_range import RangeRecord, RangeStep
 from reslab.records.strict_json import decode, encode
 from reslab.records.structure import LAYERS, BlockRecord, LayerKind, LayerRecord, StageRecord, StructureRecord
+from reslab.records.study import MeasureRecord, StudyRecord, StudyRow, deviation_of, mean_of, read_study
 from reslab.records.surface import CurvatureRecord, PlaneRecord, SliceRecord
 from reslab.records.training import (
     SCHEMA_VERSION,
@@ -65,6 +66,7 @@ __all__ = [
     "LayerRecord",
     "LesionRecord",
     "LossRecord",
+    "MeasureRecord",
     "MomentsRecord",
     "ParameterRecord",
     "PathRecord",
@@ -83,6 +85,8 @@ __all__ = [
     "StageRecord",
     "StepRecord",
     "StructureRecord",
+    "StudyRecord",
+    "StudyRow",
     "TensorRecord",
     "TwinRecord",
     "UpdateRecord",
@@ -90,10 +94,13 @@ __all__ = [
     "as_percent",
     "as_short",
     "decode",
+    "deviation_of",
     "encode",
     "find_runs",
     "first_and_last",
+    "mean_of",
     "read_records",
+    "read_study",
     "sync_folder",
     "write_atomic",
 ]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from reslab.errors import RequestError
+from reslab.records.depth import DepthRecord
 from reslab.records.diagnosis import ReadingRecord
 from reslab.records.files import read_records
 from reslab.records.flight import FlightRecord
-from reslab.records.nested import read_nested
+from reslab.records.nested import from_plain, read_nested
 from reslab.records.training import BlockGradientRecord, EpochRecord, RunRecord, StepRecord
 
 
@@ -58,6 +60,16 @@ class RunFolder:
     def flight(self) -> Path:
         """Flight records: the last steps of a run that failed or diverged."""
         return self.root / "flight.jsonl"
+
+    @property
+    def depth(self) -> Path:
+        """Depth records: what the network used its depth for at the start and the end, where a study asked."""
+        return self.root / "depth.json"
+
+    @property
+    def memory(self) -> Path:
+        """What a forward pass keeps, where a study asked."""
+        return self.root / "memory.json"
 
     @property
     def tensorboard(self) -> Path:
@@ -131,6 +143,25 @@ class RunFolder:
     def read_flight(self) -> list[FlightRecord]:
         """flight.jsonl."""
         return read_nested(self.flight, FlightRecord, key=lambda record: record.step)
+
+    def read_depth(self) -> dict[str, DepthRecord]:
+        """depth.json: ``start`` and ``end``; empty if the depth wasn't measured."""
+        if not self.depth.exists():
+            return {}
+        try:
+            found: dict[str, DepthRecord] = from_plain(
+                dict[str, DepthRecord], json.loads(self.depth.read_text(encoding="utf-8"))
+            )
+        except (ValueError, TypeError) as error:
+            raise RequestError(f"{self.depth} is damaged ({error}). Delete it; the study measures it again.") from None
+        return found
+
+    def read_memory(self) -> float:
+        """memory.json: MiB that a forward pass keeps for the backward pass."""
+        try:
+            return float(json.loads(self.memory.read_text(encoding="utf-8"))["kept_mib"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise RequestError(f"{self.memory} is damaged ({error}). Delete it; the study measures it again.") from None
 
 
 def find_runs(folder: Path) -> Iterator[RunFolder]:

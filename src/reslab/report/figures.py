@@ -43,7 +43,7 @@ def curves_figure(runs: Sequence[RunFolder]) -> Figure:
     if not finished:
         return Figure(key, title, "No epoch was finished, so there is no curve to draw.", None, [])
     caption = curves_caption(runs, epochs)
-    return Figure(key, title, caption, _spec(learning_curves(runs), caption), [curves_table(finished)])
+    return Figure(key, title, caption, spec_of(learning_curves(runs), caption), [curves_table(finished)])
 
 
 def flow_figure(runs: Sequence[RunFolder]) -> Figure:
@@ -54,7 +54,7 @@ def flow_figure(runs: Sequence[RunFolder]) -> Figure:
         return Figure(key, title, "No gradient was recorded block by block, so there is nothing to draw.", None, [])
     caption = flow_caption(runs, readings)
     tables = [flow_table(run.name, first, last) for run, (first, last) in readings.items()]
-    return Figure(key, title, caption, _spec(gradient_flow(runs), caption), tables)
+    return Figure(key, title, caption, spec_of(gradient_flow(runs), caption), tables)
 
 
 def steps_figure(run: RunFolder) -> Figure:
@@ -64,9 +64,9 @@ def steps_figure(run: RunFolder) -> Figure:
     if not steps:
         return Figure(key, title, "No step was taken, so there is nothing to draw.", None, [])
     caption = steps_caption(steps)
-    return Figure(key, title, caption, _spec(loss_and_lr(run), caption), [steps_table(steps)])
+    return Figure(key, title, caption, spec_of(loss_and_lr(run), caption), [steps_table(steps)])
 
 
-def _spec(chart: alt.TopLevelMixin, caption: str) -> dict[str, Any]:
-    """``caption`` is what a screen reader says about the chart."""
+def spec_of(chart: alt.TopLevelMixin, caption: str) -> dict[str, Any]:
+    """The chart for a page; ``caption`` is what a screen reader says about the chart."""
     return {**chart.to_dict(), "description": caption}

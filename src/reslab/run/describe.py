@@ -34,17 +34,22 @@ def start_record(
         data=data.describe(),
         protocol=protocol_of(config, data) | (notes or {}),
         deviations=[*config.recipe.deviates, *deviations(config)],
-        versions={
-            "reslab": reslab.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-        },
+        versions=versions(),
         machine=machine_of(device),
         seed=config.train.seed,
         status="running",
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers come from."""
+    return {
+        "reslab": reslab.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+    }
 
 
 def protocol_of(config: RunConfig, data: Data) -> dict[str, Any]:

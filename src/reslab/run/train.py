@@ -196,7 +196,7 @@ def clear_folder(folder: RunFolder) -> None:
     """Removes the files of an earlier run, and only those."""
     for path in (folder.config, folder.run, folder.steps, folder.epochs, folder.probes, folder.readings, folder.flight):
         path.unlink(missing_ok=True)
-    for path in (folder.weights, folder.weights_card, folder.last_weights, folder.report):
+    for path in (folder.weights, folder.weights_card, folder.last_weights, folder.report, folder.depth, folder.memory):
         path.unlink(missing_ok=True)
     for sub_folder, patterns in (
         (folder.checkpoints, ("step-*.pt", "step-*.json")),

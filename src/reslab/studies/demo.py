@@ -12,8 +12,10 @@ from reslab.report.curves import learning_curves
 from reslab.report.flow import gradient_flow
 from reslab.report.page import write_page
 from reslab.report.theme import save_png
-from reslab.studies.degradation import DIGITS, answer
+from reslab.studies.degradation import answer
 from reslab.studies.grid import run_grid
+from reslab.studies.presets import DIGITS
+from reslab.studies.training import Training
 
 KINDS = {"plain": "plain", "resnet": "residual"}
 
@@ -58,7 +60,7 @@ def demo_configs(depths: Sequence[int], *, epochs: int, seed: int) -> dict[str, 
 def run_demo(configs: dict[str, RunConfig], out: Path, *, workers: int | None = None) -> Iterator[list[Row]]:
     """Trains the networks; yields the table as it stands about twice a second, and once more at the end."""
     started = {name for name in configs if not RunFolder(out / name).run.exists()}
-    for _ in run_grid(configs, out, workers=workers):
+    for _ in run_grid({name: Training(config) for name, config in configs.items()}, out, workers=workers):
         # an earlier demo's records stay until the new run replaces them: show a run only once it has
         started |= {name for name in configs if is_running(RunFolder(out / name))}
         yield [read_row(RunFolder(out / name), name, fresh=name in started) for name in ordered(configs)]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
+from functools import cache
 
 import torch
 
-from reslab.config import RunConfig, build
+from reslab.config import DataConfig, ModelConfig, RunConfig, build
 from reslab.data.prepare import Data
 from reslab.run.assemble import build_subject
 from reslab.run.recorder import Display
+from reslab.tasks.classify import Classify
 from reslab.train.trial import Trial, Way
 
 BESIDE = 1.25
@@ -19,30 +21,30 @@ START_S = 5.0
 """Seconds until a process has loaded torch and its data."""
 
 
-def run_seconds(configs: dict[str, RunConfig]) -> dict[str, float]:
-    """Expected length of each run on one thread, by name; equal networks are timed once."""
-    found: dict[str, float] = {}
-    data: dict[str, Data] = {}
-    timed: dict[tuple[str, str], float] = {}
-    for name, config in configs.items():
-        of_data, of_model = config.data.model_dump_json(), config.model.model_dump_json()
-        if of_data not in data:
-            data[of_data] = build_subject(config, Display(), device=torch.device("cpu")).data
-        key = of_data, of_model
-        if key not in timed:
-            timed[key] = images_per_s(config, data[of_data])
-        num_images = config.train.steps * config.data.batch_size or config.train.epochs * len(data[of_data].train)
-        found[name] = START_S + BESIDE * num_images / timed[key]
-    return found
+def run_seconds(config: RunConfig) -> float:
+    """Expected length of a training run on one thread; equal networks on equal data are timed once."""
+    of_data, of_model = config.data.model_dump_json(), config.model.model_dump_json()
+    num_images = config.train.steps * config.data.batch_size or config.train.epochs * len(data_of(of_data).train)
+    return START_S + BESIDE * num_images / images_per_s(of_data, of_model)
 
 
-def images_per_s(config: RunConfig, data: Data) -> float:
+@cache
+def data_of(config: str) -> Data:
+    """Of a data config, as JSON: that can be compared."""
+    parsed = RunConfig(data=DataConfig.model_validate_json(config))
+    return build_subject(parsed, Display(), device=torch.device("cpu")).data
+
+
+@cache
+def images_per_s(data_config: str, model_config: str) -> float:
     """Of forward and backward in fp32 on one thread."""
-    preprocess, num_classes = data.preprocess, len(data.source.classes)
-    model = build.model(config.model, num_classes=num_classes, in_channels=preprocess.channels)
-    images = torch.randn(config.data.batch_size, preprocess.channels, preprocess.height, preprocess.width)
-    labels = torch.arange(len(images)) % num_classes
-    task = build.task(config.train, num_classes=num_classes)
+    data, preprocess = data_of(data_config), data_of(data_config).preprocess
+    batch_size, num_classes = DataConfig.model_validate_json(data_config).batch_size, len(data.source.classes)
+    model = build.model(
+        ModelConfig.model_validate_json(model_config), num_classes=num_classes, in_channels=preprocess.channels
+    )
+    images = torch.randn(batch_size, preprocess.channels, preprocess.height, preprocess.width)
+    labels, task = torch.arange(len(images)) % num_classes, Classify(num_classes)
     threads = torch.get_num_threads()
     try:
         return Trial(model, lambda outputs: task.loss(outputs, labels), images, num_images=1).images_per_s(Way())

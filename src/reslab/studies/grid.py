@@ -1,51 +1,44 @@
-"""Many runs at once on this machine: a process a run, each on cores of its own, so that they don't fight over them."""
+"""Many jobs at once on this machine: a process a job, each on cores of its own, so that they don't fight over them."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from queue import Empty
 from typing import Any
 
-from reslab.config import RunConfig
 from reslab.errors import WorkFailed
-from reslab.records import RunFolder
+from reslab.studies.job import Job
 
 POLL_S = 0.5
 
 
-def run_grid(
-    configs: dict[str, RunConfig],
-    out: Path,
-    *,
-    workers: int | None = None,
-    resume: bool = False,
-    may_diverge: bool = False,
-) -> Iterator[None]:
-    """Trains every config into ``out / NAME`` and yields about twice a second, so that the caller can look at records.
+def run_grid(jobs: Mapping[str, Job], out: Path, *, workers: int | None = None, resume: bool = False) -> Iterator[None]:
+    """Does every job in ``out / NAME`` and yields about twice a second, so that the caller can look at records.
 
     Args:
-        configs: by name, in the order in which they are started; put the longest first.
+        jobs: by name, in the order in which they are started; put the longest first.
         out: folder of the runs.
         workers: processes at once; by default one per core.
-        resume: go on with a run of the same name; it is replaced otherwise.
-        may_diverge: a run that diverges is a result, and left to its record.
+        resume: go on with a run of the same name; it is replaced otherwise. With it, a run that diverges is a result,
+            and left to its record.
 
     Raises:
         WorkFailed: if a run failed, with its name and reason, after the others have ended.
     """
-    if not configs:
+    if not jobs:
         return
     # spawn: a forked child would inherit torch's threads in whatever state they are
-    context, count = multiprocessing.get_context("spawn"), min(workers or os.cpu_count() or 1, len(configs))
+    context, count = multiprocessing.get_context("spawn"), min(workers or num_cores(), len(jobs))
     shares = context.Queue()
     for cores in core_shares(count):
         shares.put(cores)
     with ProcessPoolExecutor(count, mp_context=context, initializer=stay_on, initargs=(shares,)) as pool:
-        futures = {pool.submit(train_one, config, out / name, resume): name for name, config in configs.items()}
+        futures = {pool.submit(perform, job, out / name, resume): name for name, job in jobs.items()}
         pending: set[Future[str]] = set(futures)
         try:
             while pending:
@@ -54,31 +47,39 @@ def run_grid(
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)  # those that run end by the same Ctrl-C, with a checkpoint
             raise
-    failures = {name: reason for future, name in futures.items() if (reason := future.result())}
-    if may_diverge:
-        failures = {name: reason for name, reason in failures.items() if not has_diverged(RunFolder(out / name))}
-    if failures:
-        told = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
-        raise WorkFailed(f"{len(failures)} of {len(configs)} runs failed. {told}")
-
-
-def train_one(config: RunConfig, out: Path, resume: bool = False) -> str:
-    """One run in its own process; empty if it went well, or else the reason: not every exception can be pickled."""
-    from reslab.run.train import train
-
     try:
-        outcome = train(config, out, resume=resume, overwrite=not resume and RunFolder(out).holds_run())
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "interrupted" if outcome.interrupted else ""
+        reasons = {name: future.result() for future, name in futures.items()}
+    except BrokenProcessPool:
+        raise WorkFailed(
+            "A process of the grid was killed: perhaps memory ran out. Take fewer --workers. What was done is kept;"
+            " the same command goes on."
+        ) from None
+    check_reasons(reasons, jobs, out, may_diverge=resume)
 
 
-def has_diverged(folder: RunFolder) -> bool:
-    """Whether the run's own record says that it came to an early end."""
-    return folder.run.exists() and folder.read_run().status == "failed"
+def perform(job: Job, out: Path, resume: bool) -> str:
+    """One job in its own process; empty if it went well, or else the reason."""
+    return job.run(out, resume=resume)
+
+
+def check_reasons(reasons: Mapping[str, str], jobs: Mapping[str, Job], out: Path, *, may_diverge: bool) -> None:
+    """Raises WorkFailed for jobs that neither went well nor came to an end that is a result."""
+    lost = {
+        name: reason
+        for name, reason in reasons.items()
+        if reason and not (may_diverge and jobs[name].status(out / name) == "failed")
+    }
+    if lost:
+        told = "; ".join(f"{name}: {reason}" for name, reason in lost.items())
+        raise WorkFailed(f"{len(lost)} of {len(jobs)} runs failed. {told}")
 
 
 # ---- cores
+
+
+def num_cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def core_shares(count: int) -> list[set[int]]:

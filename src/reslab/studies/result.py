@@ -1,22 +1,20 @@
-"""What a study leaves behind: its table as Markdown and JSON, and one page."""
+"""What a study leaves behind: its record, its table as Markdown, and one page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from reslab.records import RunFolder, encode, write_atomic
-from reslab.report.page import write_page
-from reslab.studies.study import PAGE, RECORD, TABLE, Row, Study, run_name
-from reslab.studies.table import markdown_of, plain_of
+from reslab.records import RunFolder, StudyRecord, write_atomic
+from reslab.report.study.page import write_study_page
+from reslab.report.study.table import markdown_of
+from reslab.studies.study import PAGE, RECORD, TABLE, Study, run_name
 
 
-def write_result(study: Study, rows: Sequence[Row], out: Path) -> Path:
-    """All three files; returns the page, which shows the runs of the first seed under the conclusion from all."""
-    sentence = study.conclude(rows)
-    write_atomic(out / TABLE, markdown_of(study, rows))
-    write_atomic(out / RECORD, encode(plain_of(study, rows), indent=2) + "\n")
+def write_result(study: Study, out: Path) -> StudyRecord:
+    """All three files; the page draws the runs of the first seed one by one."""
+    record = study.record(out)
+    write_atomic(out / TABLE, markdown_of(record))
+    write_atomic(out / RECORD, record.to_json())
     folders = [RunFolder(out / run_name(entry, study.seeds[0])) for entry in study.entries]
-    return write_page(
-        [folder for folder in folders if folder.run.exists()], out / PAGE, title=study.title, lead=sentence
-    )
+    write_study_page(record, [folder for folder in folders if folder.run.exists()], out / PAGE)
+    return record

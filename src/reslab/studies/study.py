@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from reslab.config import RunConfig, load_config, override
-from reslab.config.changes import differences
 from reslab.errors import RequestError
-from reslab.records import RunFolder, RunRecord
+from reslab.records import MeasureRecord, StudyRecord, StudyRow
+from reslab.studies.job import Job
+from reslab.studies.training import ERRORS
 
 PAGE, TABLE, RECORD = "index.html", "table.md", "study.json"
 """What lies in a study's folder beside its runs."""
@@ -19,42 +17,19 @@ PAGE, TABLE, RECORD = "index.html", "table.md", "study.json"
 
 @dataclass(frozen=True)
 class Entry:
-    """One setting, trained once for each seed.
+    """One setting, run once for each seed.
 
     Args:
         name: of its row.
         factors: what it stands for in the table, by column, such as ``depth`` and ``kind``.
-        config: of its runs, but for the seed.
+        job: what is done, but for the seed.
         cost: how long a run takes, in any unit that all entries share; the longest are started first.
     """
 
     name: str
-    factors: dict[str, int | str]
-    config: RunConfig
+    factors: dict[str, int | float | str]
+    job: Job
     cost: float = 1.0
-
-
-@dataclass(frozen=True)
-class Row:
-    """What the runs of one entry came to. Errors are shares, in the order of the seeds that came to an end.
-
-    Args:
-        entry: whose.
-        num_parameters: None before the first run has started.
-        train_errors: clean training errors.
-        test_errors: the same for the test split.
-        durations_s: of training and evaluation.
-        diverged: seed to why its run ended early.
-        waiting: runs that haven't ended.
-    """
-
-    entry: Entry
-    num_parameters: int | None
-    train_errors: tuple[float, ...]
-    test_errors: tuple[float, ...]
-    durations_s: tuple[float, ...]
-    diverged: dict[int, str]
-    waiting: int
 
 
 @dataclass(frozen=True)
@@ -62,13 +37,16 @@ class Study:
     """A grid of runs.
 
     Args:
-        name: of the study.
+        name: of study and preset.
         title: what it is about, in a line.
         question: that it answers.
         protocol: how, in sentences.
         entries: in the order of the table.
         seeds: of each entry.
         conclude: rows to what they say, in sentences.
+        command: that runs it.
+        measures: columns of the table.
+        together: whether the runs may share this machine: not where their speed or memory is what is measured.
     """
 
     name: str
@@ -77,19 +55,43 @@ class Study:
     protocol: tuple[str, ...]
     entries: tuple[Entry, ...]
     seeds: tuple[int, ...]
-    conclude: Callable[[Sequence[Row]], str]
+    conclude: Callable[[Sequence[StudyRow]], str]
+    command: str = ""
+    measures: tuple[MeasureRecord, ...] = field(default=ERRORS)
+    together: bool = True
 
-    def configs(self) -> dict[str, RunConfig]:
+    def jobs(self) -> dict[str, Job]:
         """All runs by name, the longest first."""
         ordered = sorted(self.entries, key=lambda entry: -entry.cost)
-        return {run_name(entry, seed): with_seed(entry.config, seed) for entry in ordered for seed in self.seeds}
+        return {run_name(entry, seed): entry.job.seeded(seed) for entry in ordered for seed in self.seeds}
 
-    def rows(self, out: Path) -> list[Row]:
+    def rows(self, out: Path) -> list[StudyRow]:
         """The table as it stands, from the records alone."""
-        return [
-            row_of(entry, [(seed, RunFolder(out / run_name(entry, seed))) for seed in self.seeds])
+        return [row_of(entry, self, out) for entry in self.entries]
+
+    def record(self, out: Path) -> StudyRecord:
+        """All that there is to say, from the records alone."""
+        rows = self.rows(out)
+        done = (
+            entry.job.seeded(seed).made_on(folder)
             for entry in self.entries
-        ]
+            for seed in self.seeds
+            if entry.job.seeded(seed).status(folder := out / run_name(entry, seed)) == "done"
+        )
+        machine, versions = next(done, ({}, {}))
+        return StudyRecord(
+            name=self.name,
+            title=self.title,
+            question=self.question,
+            protocol=self.protocol,
+            command=self.command,
+            seeds=self.seeds,
+            measures=self.measures,
+            rows=tuple(rows),
+            conclusion=self.conclude(rows),
+            machine=machine,
+            versions=versions,
+        )
 
 
 def run_name(entry: Entry, seed: int) -> str:
@@ -97,59 +99,39 @@ def run_name(entry: Entry, seed: int) -> str:
     return f"{entry.name}-seed{seed}"
 
 
-def with_seed(config: RunConfig, seed: int) -> RunConfig:
-    """The same with another seed."""
-    return override(config, {"train.seed": seed}, where="the study")
-
-
-def row_of(entry: Entry, folders: Sequence[tuple[int, RunFolder]]) -> Row:
+def row_of(entry: Entry, study: Study, out: Path) -> StudyRow:
     """What has been recorded of an entry's runs."""
-    records = [(seed, folder.read_run()) for seed, folder in folders if folder.run.exists()]
-    ended = [record for _, record in records if record.status == "done" and record.last is not None]
-    failed = {seed: reason_of(record) for seed, record in records if record.status == "failed"}
-    errors = [record.last for record in ended if record.last is not None]
-    return Row(
-        entry,
-        num_parameters=records[0][1].model["num_parameters"] if records else None,
-        train_errors=tuple(error.train_error for error in errors),
-        test_errors=tuple(error.test_error for error in errors if error.test_error is not None),
-        durations_s=tuple(record.duration_s for record in ended),
-        diverged=failed,
-        waiting=len(folders) - len(ended) - len(failed),
-    )
+    values: dict[str, list[float]] = {measure.key: [] for measure in study.measures}
+    failed: dict[str, str] = {}
+    waiting = 0
+    for seed in study.seeds:
+        job, folder = entry.job.seeded(seed), out / run_name(entry, seed)
+        status = job.status(folder)
+        if status == "done":
+            for key, value in job.values(folder).items():
+                if key in values:
+                    values[key].append(float(value))
+        elif status == "failed":
+            failed[str(seed)] = job.failure(folder)
+        else:
+            waiting += 1
+    found = {key: tuple(numbers) for key, numbers in values.items() if numbers}
+    return StudyRow(entry.name, entry.factors, found, failed, waiting)
 
 
-def reason_of(record: RunRecord) -> str:
-    """Why a run failed, in the words of its record."""
-    return str((record.failure or {}).get("sentence", "it failed"))
-
-
-def mean_of(errors: Sequence[float]) -> float:
-    """NaN for none."""
-    return statistics.mean(errors) if errors else math.nan
-
-
-def deviation_of(errors: Sequence[float]) -> float:
-    """Of the sample; 0 for a single one, NaN for none."""
-    if not errors:
-        return math.nan
-    return statistics.stdev(errors) if len(errors) > 1 else 0.0
-
-
-def unfinished(configs: dict[str, RunConfig], out: Path) -> dict[str, RunConfig]:
-    """Runs that are still to be done, or gone on with. Those that failed stay as they are: they would fail again.
+def unfinished(jobs: dict[str, Job], out: Path) -> dict[str, Job]:
+    """Runs that are still to be done, or gone on with. Those that diverged stay as they are: they would do so again.
 
     Raises:
         RequestError: if a run of the same name was made with another config.
     """
     left = {}
-    for name, config in configs.items():
-        folder = RunFolder(out / name)
-        if folder.holds_run() and (changed := differences(load_config(folder.config), config)):
+    for name, job in jobs.items():
+        if changed := job.changes(out / name):
             raise RequestError(
-                f"{folder.root} was made with another config: {'; '.join(changed)}. Name another --out, or take the"
+                f"{out / name} was made with another config: {'; '.join(changed)}. Name another --out, or take the"
                 " runs of before away."
             )
-        if not (folder.run.exists() and folder.read_run().status in ("done", "failed")):
-            left[name] = config
+        if job.status(out / name) not in ("done", "failed"):
+            left[name] = job
     return left

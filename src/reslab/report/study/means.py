@@ -1,0 +1,180 @@
+"""Means of a study: against depth where there is one, and otherwise a line for each setting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from reslab.records import MeasureRecord, StudyRecord, StudyRow
+from reslab.report.figures import Figure, spec_of
+from reslab.report.portraits import OKABE_ITO, RAMPS
+from reslab.report.study.table import cells_of, columns_of, in_unit
+from reslab.report.tables import Table
+from reslab.report.theme import INK, QUIET, Panel, Row, dress, log_ticks
+
+AXES = ("depth", "blocks")
+"""Factors that are drawn along an axis, if they are numbers."""
+FEW = 5
+"""Up to so many settings, each has a colour."""
+WIDE = 30.0
+"""A measure whose greatest mean is so many times its least is drawn on a logarithmic axis."""
+COLOURS = {"plain": RAMPS["plain"][1], "residual": RAMPS["residual"][1]}
+"""Of families; other settings take what is left of the palette."""
+
+
+def means_figure(record: StudyRecord) -> Figure:
+    """Mean of each charted measure, with every seed as a small dot, so that the spread is seen and not computed."""
+    key, title = "means", "Means over the seeds"
+    measures = [measure for measure in record.measures if measure.charted and any(finite(record, measure))]
+    if not measures:
+        return Figure(key, title, "No run has ended yet, so there is nothing to draw.", None, [])
+    axis = next((name for name in AXES if is_axis(record, name)), "")
+    if not axis:
+        chart = dress(alt.concat(*(in_lines(record, measure) for measure in measures), columns=1, spacing=24))
+    else:
+        sheets = {sheet_of(row, axis): None for row in record.rows}
+        panels = [against(record, measure, axis, sheet) for sheet in sheets for measure in measures]
+        chart = dress(alt.concat(*panels, columns=2, spacing=24).resolve_scale(color="shared"))
+    zeros = [label_of(row) for row in record.rows if any(is_lost(record, row, measure) for measure in measures)]
+    lost = f" Exactly 0, for which a logarithmic axis has no place: {'; '.join(zeros)}." if zeros else ""
+    caption = " ".join(caption_of(record, measure) for measure in measures) + lost
+    return Figure(key, title, caption, spec_of(chart, caption), [])
+
+
+def table_of(record: StudyRecord) -> Table:
+    """The study's own table, for the page."""
+    return Table("", columns_of(record), [cells_of(row, record) for row in record.rows])
+
+
+def finite(record: StudyRecord, measure: MeasureRecord) -> list[float]:
+    """All numbers of a measure that can be drawn."""
+    return [number for row in record.rows for number in row.values.get(measure.key, ()) if math.isfinite(number)]
+
+
+def is_axis(record: StudyRecord, name: str) -> bool:
+    """Whether a factor has several numbers, and few lines would be drawn over them."""
+    places = [row.factors.get(name) for row in record.rows]
+    lines = {line_of(row, name) for row in record.rows}
+    return all(isinstance(place, int) for place in places) and len(set(places)) > 1 and len(lines) <= FEW
+
+
+def line_of(row: StudyRow, axis: str) -> str:
+    """The last factor beside the axis: which line a row belongs to."""
+    return next((str(value) for name, value in reversed(row.factors.items()) if name != axis), "")
+
+
+def sheet_of(row: StudyRow, axis: str) -> str:
+    """The factors beside axis and line: which panel a row belongs to."""
+    names = [name for name in row.factors if name != axis][:-1]
+    return ", ".join(f"{name} {row.factors[name]}" for name in names)
+
+
+def label_of(row: StudyRow) -> str:
+    """All that a row stands for."""
+    return ", ".join(map(str, row.factors.values())) or row.name
+
+
+def points_of(rows: Sequence[StudyRow], measure: MeasureRecord, axis: str, *, is_log: bool) -> list[Row]:
+    """Means (``n`` above 0) and the numbers of all seeds; shares in percent. A logarithm has no place for 0."""
+    points: list[Row] = []
+    scale = 100 if measure.unit in ("percent", "points") else 1
+    for row in rows:
+        base: Row = {"label": line_of(row, axis) if axis else label_of(row), "name": row.name}
+        base["place"] = row.factors.get(axis, 0)
+        numbers = [number for number in row.values.get(measure.key, ()) if math.isfinite(number)]
+        for number, count in [(row.mean(measure.key), len(numbers)), *((number, 0) for number in numbers)]:
+            if numbers and math.isfinite(number) and (number > 0 or not is_log):
+                told = {"value": float(f"{scale * number:.5g}"), "told": in_unit(measure, number), "n": count}
+                points.append(base | told)
+    return points
+
+
+def is_wide(record: StudyRecord, measure: MeasureRecord) -> bool:
+    """Whether a linear axis would flatten the lesser numbers; errors in percent have one all the same."""
+    numbers = [number for number in finite(record, measure) if number > 0]
+    return measure.unit not in ("percent", "points") and bool(numbers) and max(numbers) > WIDE * min(numbers)
+
+
+def is_lost(record: StudyRecord, row: StudyRow, measure: MeasureRecord) -> bool:
+    """Whether the mean is 0 on an axis that has no 0."""
+    return is_wide(record, measure) and row.mean(measure.key) == 0
+
+
+def value_axis(record: StudyRecord, measure: MeasureRecord) -> dict[str, Any]:
+    """The measure's axis, upright or not."""
+    unit = {"percent": " (%)", "points": " (points)", "mib": " (MiB)"}.get(measure.unit, "")
+    heading = f"{measure.heading}{unit}"
+    if not is_wide(record, measure):
+        return {"title": heading, "scale": alt.Scale(zero=True, nice=True), "axis": alt.Axis(tickCount=6)}
+    numbers = [number for number in finite(record, measure) if number > 0]
+    low, high = 10 ** math.floor(math.log10(min(numbers))), 10 ** math.ceil(math.log10(max(numbers)))
+    scale = alt.Scale(type="log", domain=[low, high], nice=False)
+    return {"title": heading, "scale": scale, "axis": log_ticks(low, high)}
+
+
+def colour_of(labels: Sequence[str]) -> alt.Color:
+    """Plain networks warm and residual ones cool, as on every chart."""
+    spare = [colour for colour in OKABE_ITO if colour not in COLOURS.values()]
+    colours = [COLOURS.get(label) or spare.pop(0) for label in labels]
+    legend = alt.Legend(orient="bottom", symbolType="stroke", symbolSize=500, symbolStrokeWidth=4)
+    return alt.Color("label:N", title=None, scale=alt.Scale(domain=list(labels), range=colours), legend=legend)
+
+
+def against(record: StudyRecord, measure: MeasureRecord, axis: str, sheet: str) -> Panel:
+    """Lines over a factor that is a number; ``sheet`` says of which rows."""
+    rows = [row for row in record.rows if sheet_of(row, axis) == sheet]
+    points = points_of(rows, measure, axis, is_log=is_wide(record, measure))
+    places = sorted({float(row.factors[axis]) for row in record.rows})
+    is_log = places[-1] > 10 * places[0]
+    scale = alt.Scale(zero=False, padding=14, nice=False)
+    if is_log:
+        scale = alt.Scale(type="log", domain=[0.9 * places[0], 1.1 * places[-1]], nice=False)
+    x = alt.X("place:Q", title=axis, scale=scale, axis=alt.Axis(values=places, format="d", grid=False))
+    y = alt.Y("value:Q", **value_axis(record, measure))
+    colour = colour_of(list(dict.fromkeys(line_of(row, axis) for row in record.rows)))
+    base = alt.Chart(alt.InlineData(values=[point for point in points if point["n"]])).encode(x=x, y=y, color=colour)
+    lines = base.mark_line(strokeWidth=2.4).encode(detail="label:N")
+    dots = base.mark_circle(size=70, opacity=1).encode(tooltip=tooltip_of(measure))
+    each = each_seed(points).encode(x=x, y=y, color=colour)
+    return alt.layer(lines, dots, each).properties(title=sheet, width=340, height=270)
+
+
+def in_lines(record: StudyRecord, measure: MeasureRecord) -> Panel:
+    """A line for each setting."""
+    points = points_of(record.rows, measure, "", is_log=is_wide(record, measure))
+    order = [label_of(row) for row in record.rows]
+    y = alt.Y("label:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=alt.Axis(labelLimit=260))
+    x = alt.X("value:Q", **value_axis(record, measure))
+    base = alt.Chart(alt.InlineData(values=[point for point in points if point["n"]])).encode(x=x, y=y)
+    dots = base.mark_circle(size=90, color=RAMPS["residual"][1], opacity=1).encode(tooltip=tooltip_of(measure))
+    words = base.mark_text(align="left", dx=10, color=INK, fontSize=11).encode(text="told:N")
+    each = each_seed(points).encode(x=x, y=y)
+    return alt.layer(each, dots, words).properties(width=560, height=24 * len(order))
+
+
+def each_seed(points: Sequence[Row]) -> alt.Chart:
+    """Small rings, so that the spread is seen."""
+    rings = alt.Chart(alt.InlineData(values=[point for point in points if not point["n"]]))
+    drawn: alt.Chart = rings.mark_point(size=26, filled=False, color=QUIET, opacity=0.9, strokeWidth=1)
+    return drawn
+
+
+def tooltip_of(measure: MeasureRecord) -> list[Any]:
+    """What a mean says of itself."""
+    return ["name:N", alt.Tooltip("told:N", title=measure.heading), "n:Q"]
+
+
+def caption_of(record: StudyRecord, measure: MeasureRecord) -> str:
+    """The least and the greatest mean."""
+    ended = [row for row in record.rows if math.isfinite(row.mean(measure.key))]
+    if not ended:
+        return ""
+    least, most = (find(ended, key=lambda row: row.mean(measure.key)) for find in (min, max))
+    heading = f"{measure.heading[0].upper()}{measure.heading[1:]}"
+    low, high = in_unit(measure, least.mean(measure.key)), in_unit(measure, most.mean(measure.key))
+    if low == high:
+        return f"{heading}: {low} everywhere."
+    return f"{heading}: from {low} ({label_of(least)}) to {high} ({label_of(most)})."

@@ -1,0 +1,115 @@
+"""What keeps a network from learning its images by heart? One regulariser at a time, on one network and budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from reslab.config import override
+from reslab.records import StudyRow
+from reslab.studies.presets import AN_HOUR, CIFAR10, DIGITS, OFFLINE, Choices, Preset, check_kinds
+from reslab.studies.study import Entry, Study
+from reslab.studies.training import DURATION, GAP, TEST_ERROR, TRAIN_ERROR, Training
+from reslab.studies.words import compared, told
+
+NONE = "none"
+BARE: Mapping[str, Any] = MappingProxyType(
+    {
+        "model.name": "resnet20",
+        "model.norm": "none",
+        "model.connection": "fixup",
+        "optim.weight_decay": 0.0,
+        "data.augment": "none",
+        "data.val_split": 0.1,
+    }
+)
+"""The network that everything is added to. Fixup, for without norms and with plain additions it would not train."""
+KINDS: dict[str, dict[str, Any]] = {
+    NONE: {},
+    "dropout": {"model.dropout": 0.5},
+    "batch norm": {"model.norm": "batch", "model.connection": "add"},
+    "augmentation": {"data.augment": "crop_flip"},
+    "early stopping": {"train.patience": 3},
+    "L1": {"optim.l1": 1e-5},
+    "L2": {"optim.weight_decay": 5e-4},
+    "all but early stopping": {
+        "model.dropout": 0.5,
+        "model.norm": "batch",
+        "model.connection": "add",
+        "data.augment": "crop_flip",
+        "optim.l1": 1e-5,
+        "optim.weight_decay": 5e-4,
+    },
+}
+"""What is changed of the bare network's config."""
+DIGITS_AUGMENT = "crop"
+"""A mirrored digit is another one, or none."""
+
+
+def presets() -> dict[str, Preset]:
+    """By name, the shortest first."""
+    longer = override(DIGITS, {"train.epochs": 30}, where="the study")
+    return {
+        "digits": Preset(longer, OFFLINE, kinds=tuple(KINDS)),
+        "quick": Preset(override(CIFAR10, {"train.epochs": 8}, where="the study"), AN_HOUR, kinds=tuple(KINDS)),
+    }
+
+
+def regularisation(choices: Choices) -> Study:
+    """The study.
+
+    Raises:
+        RequestError: for an unknown preset or kind, and for depths: there is one network.
+    """
+    choices.check("regularisation", without=("depths",))
+    chosen = choices.pick(presets())
+    check_kinds(chosen.kinds, KINDS)
+    entries = []
+    for kind in chosen.kinds:
+        changes = {**BARE, **KINDS[kind]}
+        if chosen.config.data.name == "digits" and changes["data.augment"] != "none":
+            changes["data.augment"] = DIGITS_AUGMENT
+        job = Training(
+            override(chosen.config, changes, where="the study"), weights="best" if "stopping" in kind[:14] else "last"
+        )
+        entries.append(Entry(kind.replace(" ", "-"), {"regulariser": kind}, job))
+    return Study(
+        name=choices.label("regularisation", presets()),
+        title="What keeps a network from learning by heart?",
+        question="How far does each regulariser close the gap between training and test error?",
+        protocol=(
+            f"{chosen.about.partition(';')[0]}.",
+            "resnet20 without norms (Fixup), without decay and without augmentation; each row adds one thing to it.",
+            f"{chosen.config.train.epochs} epochs; the weights after the last step, but with early stopping (patience"
+            " 3) those of the lowest validation error.",
+            "A tenth of the training images is the validation split of every row.",
+        ),
+        entries=tuple(entries),
+        seeds=tuple(range(choices.seeds)),
+        conclude=conclude,
+        command=choices.command("regularisation", presets()),
+        measures=(TRAIN_ERROR, TEST_ERROR, GAP, DURATION),
+    )
+
+
+def conclude(rows: Sequence[StudyRow]) -> str:
+    """The best by test error against none, and the smallest gap."""
+    ended = {row.factors["regulariser"]: row for row in rows if row.num_ended}
+    if NONE not in ended or len(ended) < 2:
+        return "The network without a regulariser, and one with, are needed to compare them."
+    others = [name for name in ended if name != NONE]
+    best = min(others, key=lambda name: ended[name].mean("test_error"))
+    closest = min(ended, key=lambda name: abs(ended[name].mean("gap")))
+    words = compared(ended[best], ended[NONE], "test_error", names=(str(best), "none"))
+    gap = (
+        f"Test less training error: {100 * ended[NONE].mean('gap'):+.2f} points without, least with {closest}:"
+        f" {100 * ended[closest].mean('gap'):+.2f}"
+    )
+    worse = [
+        f"{name} ({told(ended[name], 'test_error')})"
+        for name in others
+        if ended[name].mean("test_error") > ended[NONE].mean("test_error")
+    ]
+    hurt = f" No better than none by mean test error: {', '.join(worse)}." if worse else ""
+    return f"Lowest test error: {words}. {gap}.{hurt}"

@@ -1,0 +1,133 @@
+"""The job of most studies: a network is trained, and its errors are read from the run's records."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from reslab.config import RunConfig, load_config, override
+from reslab.config.changes import differences
+from reslab.records import DepthRecord, MeasureRecord, RunFolder
+from reslab.studies.job import Status
+
+PARAMETERS = MeasureRecord("num_parameters", "parameters", "count")
+TRAIN_ERROR = MeasureRecord("train_error", "clean training error", "percent", charted=True)
+TEST_ERROR = MeasureRecord("test_error", "test error", "percent", charted=True)
+GAP = MeasureRecord("gap", "test less training", "points")
+DURATION = MeasureRecord("duration_s", "a run takes", "seconds")
+ERRORS = (PARAMETERS, TRAIN_ERROR, TEST_ERROR, DURATION)
+"""What every training has."""
+DEPTH = (
+    MeasureRecord("start_half", "half distance, start", "distance"),
+    MeasureRecord("end_half", "half distance, end", "distance"),
+    MeasureRecord("start_effective", "effective depth, start", "number"),
+    MeasureRecord("end_effective", "effective depth, end", "number"),
+)
+"""What is measured of the depth, where a study asks."""
+KEPT = MeasureRecord("kept_mib", "kept for backward", "mib")
+"""The same of memory."""
+SPEED = MeasureRecord("images_per_s", "images a second", "count")
+"""In training, the median over epochs: the first one warms up."""
+Look = Literal["depth", "memory"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run of ``reslab train``.
+
+    Args:
+        config: of the run.
+        weights: whose errors count: those after the last step, or the best by the validation split.
+        looks: what else is measured: paths and shattering before the first and after the last step; the memory that a
+            forward pass keeps.
+    """
+
+    config: RunConfig
+    weights: Literal["last", "best"] = "last"
+    looks: tuple[Look, ...] = ()
+
+    def seeded(self, seed: int) -> Training:
+        """With another seed."""
+        return replace(self, config=override(self.config, {"train.seed": seed}, where="the study"))
+
+    def run(self, out: Path, *, resume: bool) -> str:
+        """Trains, then looks at the depth. Not every exception can be pickled, hence words."""
+        from reslab.run.depth import record_depth
+        from reslab.run.memory import record_memory
+        from reslab.run.train import train
+
+        folder = RunFolder(out)
+        try:
+            outcome = train(self.config, out, resume=resume, overwrite=not resume and folder.holds_run())
+            if not outcome.interrupted and "depth" in self.looks and not folder.depth.exists():
+                record_depth(folder)
+            if not outcome.interrupted and "memory" in self.looks and not folder.memory.exists():
+                record_memory(folder)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return "interrupted" if outcome.interrupted else ""
+
+    def status(self, out: Path) -> Status:
+        """A run that diverged would diverge again; any other that hasn't ended goes on."""
+        folder = RunFolder(out)
+        if not folder.run.exists():
+            return "open" if folder.holds_run() else "new"
+        record = folder.read_run()
+        if record.status == "done":
+            files = {"depth": folder.depth, "memory": folder.memory}
+            return "done" if all(files[look].exists() for look in self.looks) else "open"
+        return "failed" if record.status == "failed" and "step" in (record.failure or {}) else "open"
+
+    def changes(self, out: Path) -> list[str]:
+        """Of the run's config."""
+        folder = RunFolder(out)
+        return differences(load_config(folder.config), self.config) if folder.config.exists() else []
+
+    def values(self, out: Path) -> dict[str, float]:
+        """Errors, length, and what was measured of the depth."""
+        folder = RunFolder(out)
+        record = folder.read_run()
+        errors = record.best if self.weights == "best" else record.last
+        assert errors is not None, out
+        found = {
+            "num_parameters": record.model["num_parameters"],
+            "train_error": errors.train_error,
+            "duration_s": record.duration_s,
+        }
+        if epochs := folder.read_epochs():
+            found["images_per_s"] = statistics.median(epoch.images_per_s for epoch in epochs)
+        if errors.test_error is not None:
+            found |= {
+                "test_error": errors.test_error,
+                "test_accuracy": 1 - errors.test_error,
+                "gap": errors.test_error - errors.train_error,
+            }
+        if "depth" in self.looks:
+            for when, depth in folder.read_depth().items():
+                found |= depth_values(when, depth)
+        if "memory" in self.looks:
+            found["kept_mib"] = folder.read_memory()
+        return found
+
+    def failure(self, out: Path) -> str:
+        """In the words of its record."""
+        return str((RunFolder(out).read_run().failure or {}).get("sentence", "it failed"))
+
+    def made_on(self, out: Path) -> tuple[dict[str, Any], dict[str, str]]:
+        """From run.json."""
+        record = RunFolder(out).read_run()
+        return record.machine, record.versions
+
+    def expected_s(self) -> float:
+        """From the time of a step; equal networks are timed once."""
+        from reslab.studies.estimate import run_seconds  # which needs torch
+
+        return run_seconds(self.config)
+
+
+def depth_values(when: str, depth: DepthRecord) -> dict[str, float]:
+    """A network without shortcuts has no paths to count."""
+    found = {} if depth.shattering is None else {f"{when}_half": depth.shattering.half}
+    return found | ({} if depth.paths is None else {f"{when}_effective": depth.paths.effective})
