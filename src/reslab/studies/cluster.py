@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from reslab.errors import RequestError, WorkFailed
-from reslab.studies.grid import POLL_S, check_reasons, perform
+from reslab.studies.grid import GOES_ON, POLL_S, check_reasons, perform
 from reslab.studies.job import Job
 
 RETRIES = 3
 """How often a job is begun again after its worker died."""
+KNOCK_S = 5.0
+"""How long an address may take to answer."""
 PASSED_ON = ("RESLAB_DATA", "PYTHONPATH")
 """What workers need of the environment that a study is started in."""
 
@@ -37,17 +40,19 @@ def run_on_ray(jobs: Mapping[str, Job], out: Path, *, address: str) -> Iterator[
     ray = connect(address)
     out = out.resolve()
     remote = ray.remote(num_cpus=1, max_retries=RETRIES)(perform)
+    has_gpus = ray.cluster_resources().get("GPU", 0) > 0  # without asking for one, a job sees none
     try:
-        names = {remote.options(name=name).remote(job, out / name, True): name for name, job in jobs.items()}
+        names = {
+            remote.options(name=name, num_gpus=int(has_gpus and job.wants_gpu)).remote(job, out / name, True): name
+            for name, job in jobs.items()
+        }
         pending = list(names)
         while pending:
             _, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_S, fetch_local=False)
             yield
         reasons = {name: answer_of(ray, reference) for reference, name in names.items()}
     except (ConnectionError, ray.exceptions.RaySystemError) as error:
-        raise WorkFailed(
-            f"The Ray cluster is gone: {first_line(error)} What was done is kept; the same command goes on."
-        ) from None
+        raise WorkFailed(f"The Ray cluster is gone: {first_line(error)} {GOES_ON}") from None
     finally:
         ray.shutdown()
     check_reasons(reasons, jobs, out, may_diverge=True)
@@ -59,6 +64,7 @@ def connect(address: str) -> Any:
         import ray
     except ImportError:
         raise RequestError("--ray needs Ray, which isn't installed: pip install 'reslab[ray]'.") from None
+    check_address(address)
     passed_on = {name: value for name in PASSED_ON if (value := os.environ.get(name))}
     if "RESLAB_DATA" in passed_on:
         passed_on["RESLAB_DATA"] = str(Path(passed_on["RESLAB_DATA"]).resolve())
@@ -70,11 +76,33 @@ def connect(address: str) -> Any:
             logging_level=logging.ERROR,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise RequestError(
-            f"No Ray cluster answers at {address!r}: {first_line(error)} Start one by `ray start --head`, join others"
-            " by `ray start --address HEAD:6379`, or leave --ray out to use this machine alone."
-        ) from None
+        raise no_cluster(address, first_line(error)) from None
     return ray
+
+
+def check_address(address: str) -> None:
+    """Refuses an address that nobody listens at, at once: Ray itself would ask for two minutes.
+
+    Raises:
+        RequestError: that says how to start a cluster.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise no_cluster(address, "An address is HOST:PORT, such as 10.0.0.1:6379, or auto.")
+    try:
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise no_cluster(address, first_line(error)) from None
+
+
+def no_cluster(address: str, reason: str) -> RequestError:
+    """What to do without one."""
+    return RequestError(
+        f"No Ray cluster answers at {address!r}: {reason} Start one by `ray start --head`, join others by"
+        " `ray start --address HEAD:6379`, or leave --ray out to use this machine alone."
+    )
 
 
 def answer_of(ray: Any, reference: Any) -> str:
@@ -83,8 +111,8 @@ def answer_of(ray: Any, reference: Any) -> str:
         return str(ray.get(reference))
     except ray.exceptions.WorkerCrashedError:
         return f"its worker died {RETRIES + 1} times"
-    except ray.exceptions.RayTaskError as error:
-        return first_line(error)
+    except ray.exceptions.RayError as error:  # its machine, or the whole cluster
+        return f"the cluster lost it: {first_line(error)}".rstrip(".")
 
 
 def first_line(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from reslab.errors import WorkFailed
 from reslab.studies.job import Job
 
 POLL_S = 0.5
+GOES_ON = "What was done is kept; the same command goes on."
 
 
 def run_grid(jobs: Mapping[str, Job], out: Path, *, workers: int | None = None, resume: bool = False) -> Iterator[None]:
@@ -51,8 +52,7 @@ def run_grid(jobs: Mapping[str, Job], out: Path, *, workers: int | None = None, 
         reasons = {name: future.result() for future, name in futures.items()}
     except BrokenProcessPool:
         raise WorkFailed(
-            "A process of the grid was killed: perhaps memory ran out. Take fewer --workers. What was done is kept;"
-            " the same command goes on."
+            f"A process of the grid was killed: perhaps memory ran out. Take fewer --workers. {GOES_ON}"
         ) from None
     check_reasons(reasons, jobs, out, may_diverge=resume)
 
@@ -71,7 +71,7 @@ def check_reasons(reasons: Mapping[str, str], jobs: Mapping[str, Job], out: Path
     }
     if lost:
         told = "; ".join(f"{name}: {reason}" for name, reason in lost.items())
-        raise WorkFailed(f"{len(lost)} of {len(jobs)} runs failed. {told}")
+        raise WorkFailed(f"{len(lost)} of {len(jobs)} runs failed. {told}{f'. {GOES_ON}' if may_diverge else ''}")
 
 
 # ---- cores

@@ -16,6 +16,11 @@ class Job(Protocol):
         """The same with another seed."""
         ...
 
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether it computes on a GPU where there is one."""
+        ...
+
     def run(self, out: Path, *, resume: bool) -> str:
         """Does it, and leaves records in ``out``. Empty if it went well, or else why it didn't."""
         ...

@@ -34,6 +34,11 @@ class Measuring:
         """With another seed."""
         return replace(self, seed=seed)
 
+    @property
+    def wants_gpu(self) -> bool:
+        """It measures on the CPU."""
+        return False
+
     def run(self, out: Path, *, resume: bool) -> str:
         """Measures. Not every exception can be pickled, hence words."""
         import torch

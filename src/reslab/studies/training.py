@@ -52,6 +52,11 @@ class Training:
         """With another seed."""
         return replace(self, config=override(self.config, {"train.seed": seed}, where="the study"))
 
+    @property
+    def wants_gpu(self) -> bool:
+        """Unless the config says otherwise."""
+        return self.config.train.device.startswith(("auto", "cuda"))
+
     def run(self, out: Path, *, resume: bool) -> str:
         """Trains, then looks at the depth. Not every exception can be pickled, hence words."""
         from reslab.run.depth import record_depth
