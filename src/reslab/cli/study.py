@@ -61,8 +61,12 @@ def run(arguments: list[str]) -> int:
         list_studies()
         return 0
     if arguments[0].startswith("-"):
-        raise RequestError(f"Name the study first: reslab study {' | '.join(STUDIES)}.")
+        raise RequestError(f"Name the study first: reslab study {' | '.join([*STUDIES, 'claims'])}.")
     name, *rest = arguments
+    if name == "claims":
+        from reslab.cli import claims
+
+        return claims.run(rest)
     study, flags = chosen(name, rest)
     out = flags.out or Path(f"runs/study-{study.name}")
     if out.is_file():
@@ -96,9 +100,11 @@ def run(arguments: list[str]) -> int:
 
 def list_studies() -> None:
     """What there is to ask."""
+    from reslab.cli.claims import ABOUT
+
     screen = console()
     screen.print("reslab study NAME: answer a question by many runs; [b]reslab study NAME --help[/b] has the flags.\n")
-    screen.print(table(["study", "question"], [[name, about] for name, about in STUDIES.items()]))
+    screen.print(table(["study", "question"], [*map(list, STUDIES.items()), ["claims", ABOUT]]))
 
 
 def chosen(name: str, arguments: list[str]) -> tuple[Study, StudyFlags]:

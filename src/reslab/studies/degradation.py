@@ -15,7 +15,7 @@ from reslab.config import RunConfig, load_recipe, override
 from reslab.records import StudyRow
 from reslab.studies.presets import AN_HOUR, CIFAR10, DIGITS, OFFLINE, Choices, Preset, check_kinds
 from reslab.studies.study import Entry, Study
-from reslab.studies.training import DEPTH, ERRORS, Training
+from reslab.studies.training import DEPTH, ERRORS, FLOW, Training
 from reslab.studies.words import told
 
 KINDS = {
@@ -58,13 +58,14 @@ def degradation(choices: Choices) -> Study:
             f"{chosen.about.partition(';')[0]}.",
             "One recipe for all networks; plain networks are their residual twins without the shortcuts.",
             "Clean training error: eval mode, no augmentation, over all training images, after the last step.",
-            "Shattering and effective depth: on the batch of the first step, before it and after the last one.",
+            "Gradient: norm a sample, in the first step and in the last one that was read, in train mode.",
+            "Half distance (shattering) and effective depth: on the first step's batch, before it and after the last.",
         ),
         entries=tuple(entry_of(chosen.config, kind, depth) for kind in chosen.kinds for depth in chosen.depths),
         seeds=tuple(range(choices.seeds)),
         conclude=conclude,
         command=choices.command("degradation", presets()),
-        measures=(*ERRORS, *DEPTH),
+        measures=(*ERRORS, *FLOW, *DEPTH),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 from reslab.config import RunConfig, load_config, override
 from reslab.config.changes import differences
-from reslab.records import DepthRecord, MeasureRecord, RunFolder
+from reslab.records import DepthRecord, MeasureRecord, RunFolder, first_and_last
 from reslab.studies.job import Status
 
 PARAMETERS = MeasureRecord("num_parameters", "parameters", "count")
@@ -19,6 +20,11 @@ GAP = MeasureRecord("gap", "test less training", "points")
 DURATION = MeasureRecord("duration_s", "a run takes", "seconds")
 ERRORS = (PARAMETERS, TRAIN_ERROR, TEST_ERROR, DURATION)
 """What every training has."""
+FLOW = (
+    MeasureRecord("start_growth", "gradient, first block over last, start", "number"),
+    MeasureRecord("end_growth", "gradient, first block over last, end", "number"),
+)
+"""How many times the gradient at the first block is as large as at the last one."""
 DEPTH = (
     MeasureRecord("start_half", "half distance, start", "distance"),
     MeasureRecord("end_half", "half distance, end", "distance"),
@@ -109,6 +115,9 @@ class Training:
                 "test_accuracy": 1 - errors.test_error,
                 "gap": errors.test_error - errors.train_error,
             }
+        if probes := folder.read_probes():
+            for when, read in zip(("start", "end"), first_and_last(probes), strict=True):
+                found[f"{when}_growth"] = read[0].grad_norm / (read[-1].grad_norm or math.nan)
         if "depth" in self.looks:
             for when, depth in folder.read_depth().items():
                 found |= depth_values(when, depth)

@@ -1,0 +1,132 @@
+"""Claims about data and recipes."""
+
+from __future__ import annotations
+
+from reslab.records import StudyRow
+from reslab.studies.claims.depth import ARTICLES
+from reslab.studies.claims.ledger import Claim, Evidence, Finding, Word
+from reslab.studies.words import compared, standard_errors
+
+POINTS = 0.003
+"""Accuracies that differ by no more than this are called the same number."""
+
+
+def mnist(evidence: Evidence) -> Finding:
+    """Accuracies after ten epochs."""
+    study, rows = evidence.studies["mnist-quick"], list(evidence.rows("mnist-quick").values())
+    plain, residual = (
+        next((row for row in rows if row.factors["kind"] == kind), None) for kind in ("plain", "residual")
+    )
+    if plain is None or residual is None:
+        return Finding("not tested here", "The study lacks one of its kinds.", study)
+    near = all(abs(row.mean("test_accuracy") - said) <= POINTS for row, said in ((plain, 0.978), (residual, 0.985)))
+    better = is_clearly_better(residual, plain)
+    word: Word = "holds" if near and better else "holds in part" if better else "does not hold"
+    accuracies = (
+        f"Accuracy {100 * plain.mean('test_accuracy'):.2f} % plain, {100 * residual.mean('test_accuracy'):.2f} %"
+    )
+    text = f"{accuracies} residual. Test error: {compared(residual, plain, 'test_error', names=('residual', 'plain'))}."
+    return Finding(word, text, study)
+
+
+def is_clearly_better(first: StudyRow, second: StudyRow) -> bool:
+    """By its test error, over more than two standard errors."""
+    return standard_errors(first, second, "test_error") < -2
+
+
+def part_of(evidence: Evidence, part: str) -> tuple[StudyRow, StudyRow] | None:
+    """A recipe with one part more, and the bare one."""
+    rows = {str(row.factors["recipe"]): row for row in evidence.rows("recipe-digits").values()}
+    return (rows[part], rows["none"]) if part in rows and "none" in rows else None
+
+
+def brings(evidence: Evidence, part: str, *, note: str = "") -> Finding:
+    """Whether a part of the recipe lowers the test error."""
+    study, pair = evidence.studies["recipe-digits"], part_of(evidence, part)
+    if pair is None:
+        return Finding("not tested here", f"The study has no recipe with {part}.", study)
+    word: Word = "holds" if is_clearly_better(*pair) else "does not hold"
+    return Finding(word, f"Test error: {compared(*pair, 'test_error', names=(part, 'without'))}.{note}", study)
+
+
+def smoothing(evidence: Evidence) -> Finding:
+    """By test error and by the gap."""
+    return brings(
+        evidence,
+        "label smoothing",
+        note=" Smoothing by 0.1 leaves the true class 0.9 + 0.1 / K, not 0.9.",
+    )
+
+
+def warm_up(evidence: Evidence) -> Finding:
+    """By test error."""
+    return brings(evidence, "warm-up")
+
+
+def mixed(evidence: Evidence) -> Finding:
+    """By speed and memory, which are what is claimed."""
+    study, pair = evidence.studies["recipe-digits"], part_of(evidence, "mixed precision")
+    if pair is None:
+        return Finding("not tested here", "The study has no recipe with mixed precision.", study)
+    speed, memory = (pair[0].mean(key) / pair[1].mean(key) for key in ("images_per_s", "kept_mib"))
+    wins = [speed > 1.02, memory < 0.98]
+    word: Word = "holds" if all(wins) else "holds in part" if any(wins) else "does not hold"
+    text = f"{speed:.2f} times the images a second, {memory:.2f} of the memory kept for the backward pass, in bf16."
+    return Finding(word, f"{text} Speed is the processor's matter: without units for bf16 it converts.", study)
+
+
+def regularisers(evidence: Evidence) -> Finding:
+    """Whether each lowers the test error of one bare network."""
+    study, rows = evidence.studies["regularisation-digits"], evidence.rows("regularisation-digits")
+    if "none" not in rows or len(rows) < 2:
+        return Finding("not tested here", "The study lacks the bare network or all others.", study)
+    won = [name for name, row in rows.items() if name != "none" and is_clearly_better(row, rows["none"])]
+    lost = [name for name in rows if name != "none" and name not in won]
+    word: Word = "holds" if not lost else "holds in part" if won else "does not hold"
+    text = f"Clearly better than none by test error: {', '.join(won) or 'none'}."
+    return Finding(word, f"{text} Not so: {', '.join(lost)}." if lost else text, study)
+
+
+CLAIMS = (
+    Claim(
+        "mnist",
+        "On MNIST a plain CNN reaches 97.8 % in ten epochs, a residual network 98.5 %.",
+        ARTICLES,
+        "In no paper. He et al. 2015 didn't train on MNIST.",
+        "mnist-quick",
+        mnist,
+    ),
+    Claim(
+        "regularisers",
+        "Dropout, batch norm, augmentation, early stopping, L1 and L2 each keep a network from overfitting.",
+        ARTICLES,
+        "Many papers, each with networks and data of its own; He et al. 2015 use batch norm, augmentation and L2, and"
+        " no dropout.",
+        "regularisation-digits",
+        regularisers,
+    ),
+    Claim(
+        "label-smoothing",
+        "Label smoothing, 0.9 for the true class and 0.1 for the rest, prevents overfitting.",
+        ARTICLES,
+        "Szegedy et al. 2015, arXiv:1512.00567, section 7: 0.1 spread over all classes, about 0.2 points on ImageNet.",
+        "recipe-digits",
+        smoothing,
+    ),
+    Claim(
+        "warm-up",
+        "Warm-up from a tenth of the rate makes training better.",
+        ARTICLES,
+        "He et al. 2015, section 4.2, needed it for 110 layers only: rate 0.01 until the training error is below 80 %.",
+        "recipe-digits",
+        warm_up,
+    ),
+    Claim(
+        "mixed-precision",
+        "Mixed precision is faster and smaller.",
+        ARTICLES,
+        "Micikevicius et al. 2017, arXiv:1710.03740, on GPUs with units for it.",
+        "recipe-digits",
+        mixed,
+    ),
+)

@@ -1,0 +1,76 @@
+"""The ledger as Markdown, for a terminal and for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from reslab.records import StudyRecord
+from reslab.studies.claims import counted, depth, recipes, to_come
+from reslab.studies.claims.ledger import Claim, Evidence, Finding, Word
+
+CLAIMS: tuple[Claim, ...] = (*depth.CLAIMS, *recipes.CLAIMS, *counted.CLAIMS, *to_come.CLAIMS)
+
+
+def judge_all(evidence: Evidence) -> list[tuple[Claim, Finding]]:
+    """Every claim with what came out."""
+    return [(claim, claim.judge(evidence)) for claim in CLAIMS]
+
+
+def origin_of(study: StudyRecord | None) -> str:
+    """Command, seeds and machine.
+
+    Example:
+        >>> origin_of(None)
+        ''
+    """
+    if study is None:
+        return ""
+    machine = ", ".join(str(study.machine[key]) for key in ("processor", "gpu") if study.machine.get(key))
+    return f"`{study.command}`, n = {len(study.seeds)}, {machine or 'machine not recorded'}"
+
+
+def markdown_of(judged: Sequence[tuple[Claim, Finding]]) -> str:
+    """One row a claim."""
+    lines = [
+        "| claim | who says it | what the paper says | what we measured | word |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for claim, finding in judged:
+        origin = origin_of(finding.study)
+        measured = finding.measured + (f" {origin}." if origin else "")
+        cells = (claim.says, claim.who, claim.source, measured, f"**{finding.word}**")
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def counts_of(judged: Sequence[tuple[Claim, Finding]]) -> str:
+    """How many of each word.
+
+    Example:
+        >>> counts_of([(CLAIMS[-1], Finding("not tested here", ""))])
+        '1 claim: 1 not tested here'
+    """
+    counts = Counter(finding.word for _, finding in judged)
+    order: tuple[Word, ...] = ("holds", "holds in part", "does not hold", "not tested here")
+    words = ", ".join(f"{counts[word]} {word}" for word in order if word in counts)
+    return f"{len(judged)} claim{'s' if len(judged) != 1 else ''}: {words}"
+
+
+def plain_of(judged: Sequence[tuple[Claim, Finding]]) -> list[dict[str, Any]]:
+    """For programs."""
+    return [
+        {
+            "key": claim.key,
+            "claim": claim.says,
+            "who": claim.who,
+            "source": claim.source,
+            "word": finding.word,
+            "measured": finding.measured,
+            "command": finding.study.command if finding.study else "",
+            "n": len(finding.study.seeds) if finding.study else 0,
+            "machine": finding.study.machine if finding.study else {},
+        }
+        for claim, finding in judged
+    ]
