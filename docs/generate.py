@@ -38,6 +38,8 @@ from reslab.records import (
     StepRecord,
 )
 from reslab.report.structure import draw_structure
+from reslab.studies.claims.ledger import shipped_evidence
+from reslab.studies.claims.text import counts_of, judge_all, markdown_of
 
 DOCS = Path(__file__).parent
 RECORDS = {
@@ -211,10 +213,17 @@ def rules() -> str:
     return table(("rule", "what it finds", "severity", "threshold from"), rows)
 
 
+def claims() -> str:
+    """The ledger, by the studies that come with reslab."""
+    judged = judge_all(shipped_evidence())
+    return f"{counts_of(judged)}.\n\n{markdown_of(judged)}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "rules": rules,
     "catalog": catalog,
     "choices": choices,
+    "claims": claims,
     "connections": connections,
     "config": options,
     "recipes": recipes,

@@ -1,4 +1,4 @@
-"""Runs the demo and puts its table and pictures into the READMEs, so that they show what the program shows."""
+"""Runs the demo and puts its table and picture into the READMEs, so that they show what the program shows."""
 
 from __future__ import annotations
 
@@ -36,11 +36,10 @@ def markdown(rows: list[dict], head: str, plain: str, residual: str) -> str:
 
 
 def main() -> None:
-    """Refreshes both READMEs and the two pictures."""
+    """Refreshes both READMEs and the picture of the gradient flow."""
     with tempfile.TemporaryDirectory() as folder:
         rows = run_demo(Path(folder))
-        for name in ("learning-curves", "gradient-flow"):
-            shutil.copy(Path(folder) / f"{name}.png", ROOT / "docs" / f"demo-{name}.png")
+        shutil.copy(Path(folder) / "gradient-flow.png", ROOT / "docs" / "demo-gradient-flow.png")
     for name, words in WORDS.items():
         path, table = ROOT / name, markdown(rows, *words)
         before, rest = path.read_text(encoding="utf-8").split("<!-- demo -->\n")

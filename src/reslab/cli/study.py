@@ -201,8 +201,9 @@ def show(record: StudyRecord, out: Path, *, seconds: float, as_json: bool) -> No
 
 def study_table(record: StudyRecord) -> Table:
     """The table as it stands."""
-    from reslab.report.study.table import cells_of, columns_of
+    from reslab.report.study.table import brief, cells_of, columns_of
 
+    record = brief(record)
     columns = columns_of(record)
     words = {name for name, value in record.rows[0].factors.items() if isinstance(value, str)}
     return table(

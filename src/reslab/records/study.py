@@ -27,12 +27,14 @@ class MeasureRecord:
         heading: of the column.
         unit: of its numbers.
         charted: whether the study's page draws it.
+        is_brief: whether it stands in the terminal's table too; the page and table.md have all.
     """
 
     key: str
     heading: str
     unit: Unit
     charted: bool = False
+    is_brief: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,24 @@
-"""What a study leaves behind: its record, its table as Markdown, and one page."""
+"""What a study leaves behind: its record, its table as Markdown, one page, and the picture of its means."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from reslab.records import RunFolder, StudyRecord, write_atomic
+from reslab.report.study.means import means_chart
 from reslab.report.study.page import write_study_page
 from reslab.report.study.table import markdown_of
-from reslab.studies.study import PAGE, RECORD, TABLE, Study, run_name
+from reslab.report.theme import save_png
+from reslab.studies.study import PAGE, PICTURE, RECORD, TABLE, Study, run_name
 
 
 def write_result(study: Study, out: Path) -> StudyRecord:
-    """All three files; the page draws the runs of the first seed one by one."""
+    """All of them; the page draws the runs of the first seed one by one."""
     record = study.record(out)
     write_atomic(out / TABLE, markdown_of(record))
     write_atomic(out / RECORD, record.to_json())
     folders = [RunFolder(out / run_name(entry, study.seeds[0])) for entry in study.entries]
     write_study_page(record, [folder for folder in folders if folder.run.exists()], out / PAGE)
+    if chart := means_chart(record):
+        save_png(chart, out / PICTURE)
     return record

@@ -11,7 +11,7 @@ from reslab.records import MeasureRecord, StudyRecord, StudyRow
 from reslab.studies.job import Job
 from reslab.studies.training import ERRORS
 
-PAGE, TABLE, RECORD = "index.html", "table.md", "study.json"
+PAGE, TABLE, RECORD, PICTURE = "index.html", "table.md", "study.json", "means.png"
 """What lies in a study's folder beside its runs."""
 
 

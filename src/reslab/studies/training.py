@@ -21,15 +21,15 @@ DURATION = MeasureRecord("duration_s", "a run takes", "seconds")
 ERRORS = (PARAMETERS, TRAIN_ERROR, TEST_ERROR, DURATION)
 """What every training has."""
 FLOW = (
-    MeasureRecord("start_growth", "gradient, first block over last, start", "number"),
-    MeasureRecord("end_growth", "gradient, first block over last, end", "number"),
+    MeasureRecord("start_growth", "gradient, first block over last, start", "number", is_brief=False),
+    MeasureRecord("end_growth", "gradient, first block over last, end", "number", is_brief=False),
 )
 """How many times the gradient at the first block is as large as at the last one."""
 DEPTH = (
-    MeasureRecord("start_half", "half distance, start", "distance"),
-    MeasureRecord("end_half", "half distance, end", "distance"),
-    MeasureRecord("start_effective", "effective depth, start", "number"),
-    MeasureRecord("end_effective", "effective depth, end", "number"),
+    MeasureRecord("start_half", "half distance, start", "distance", is_brief=False),
+    MeasureRecord("end_half", "half distance, end", "distance", is_brief=False),
+    MeasureRecord("start_effective", "effective depth, start", "number", is_brief=False),
+    MeasureRecord("end_effective", "effective depth, end", "number", is_brief=False),
 )
 """What is measured of the depth, where a study asks."""
 KEPT = MeasureRecord("kept_mib", "kept for backward", "mib")

@@ -11,8 +11,7 @@ import altair as alt
 from reslab.records import MeasureRecord, StudyRecord, StudyRow
 from reslab.report.figures import Figure, spec_of
 from reslab.report.portraits import OKABE_ITO, RAMPS
-from reslab.report.study.table import cells_of, columns_of, in_unit
-from reslab.report.tables import Table
+from reslab.report.study.table import in_unit
 from reslab.report.theme import INK, QUIET, Panel, Row, dress, log_ticks
 
 AXES = ("depth", "blocks")
@@ -26,27 +25,37 @@ COLOURS = {"plain": RAMPS["plain"][1], "residual": RAMPS["residual"][1]}
 
 
 def means_figure(record: StudyRecord) -> Figure:
-    """Mean of each charted measure, with every seed as a small dot, so that the spread is seen and not computed."""
+    """The chart of means with what it says."""
     key, title = "means", "Means over the seeds"
-    measures = [measure for measure in record.measures if measure.charted and any(finite(record, measure))]
-    if not measures:
+    chart, measures = means_chart(record), charted(record)
+    if chart is None:
         return Figure(key, title, "No run has ended yet, so there is nothing to draw.", None, [])
-    axis = next((name for name in AXES if is_axis(record, name)), "")
-    if not axis:
-        chart = dress(alt.concat(*(in_lines(record, measure) for measure in measures), columns=1, spacing=24))
-    else:
-        sheets = {sheet_of(row, axis): None for row in record.rows}
-        panels = [against(record, measure, axis, sheet) for sheet in sheets for measure in measures]
-        chart = dress(alt.concat(*panels, columns=2, spacing=24).resolve_scale(color="shared"))
     zeros = [label_of(row) for row in record.rows if any(is_lost(record, row, measure) for measure in measures)]
     lost = f" Exactly 0, for which a logarithmic axis has no place: {'; '.join(zeros)}." if zeros else ""
     caption = " ".join(caption_of(record, measure) for measure in measures) + lost
     return Figure(key, title, caption, spec_of(chart, caption), [])
 
 
-def table_of(record: StudyRecord) -> Table:
-    """The study's own table, for the page."""
-    return Table("", columns_of(record), [cells_of(row, record) for row in record.rows])
+def means_chart(record: StudyRecord) -> alt.TopLevelMixin | None:
+    """Mean of each charted measure, with every seed as a small ring, so that the spread is seen and not computed.
+
+    Lines over depth where the study has one, and else a line for each setting. None if no run has ended.
+    """
+    measures = charted(record)
+    if not measures:
+        return None
+    axis = next((name for name in AXES if is_axis(record, name)), "")
+    if not axis:
+        return dress(alt.concat(*(in_lines(record, measure) for measure in measures), columns=1, spacing=24))
+    sheets = {sheet_of(row, axis): None for row in record.rows}
+    panels = [against(record, measure, axis, sheet) for sheet in sheets for measure in measures]
+    joined = alt.concat(*panels, columns=2, spacing=24).resolve_scale(color="shared")
+    return dress(joined, legend_columns=FEW)
+
+
+def charted(record: StudyRecord) -> list[MeasureRecord]:
+    """Measures that are drawn."""
+    return [measure for measure in record.measures if measure.charted and any(finite(record, measure))]
 
 
 def finite(record: StudyRecord, measure: MeasureRecord) -> list[float]:
@@ -107,6 +116,10 @@ def value_axis(record: StudyRecord, measure: MeasureRecord) -> dict[str, Any]:
     """The measure's axis, upright or not."""
     unit = {"percent": " (%)", "points": " (points)", "mib": " (MiB)"}.get(measure.unit, "")
     heading = f"{measure.heading}{unit}"
+    if measure.unit == "percent":  # one axis for training and test
+        shares = [share for other in charted(record) if other.unit == "percent" for share in finite(record, other)]
+        scale = alt.Scale(domain=[0, max(5, 10 * math.ceil(10 * max(shares)))], nice=False)
+        return {"title": heading, "scale": scale, "axis": alt.Axis(tickCount=6)}
     if not is_wide(record, measure):
         return {"title": heading, "scale": alt.Scale(zero=True, nice=True), "axis": alt.Axis(tickCount=6)}
     numbers = [number for number in finite(record, measure) if number > 0]

@@ -10,8 +10,9 @@ from reslab.records import RunFolder, StudyRecord, write_atomic
 from reslab.report.embedding import packed_spec, render, script_json, vega_script
 from reslab.report.facts import Fact, Notice, deviations, sections
 from reslab.report.figures import Figure, curves_figure, flow_figure
-from reslab.report.study.means import means_figure, table_of
+from reslab.report.study.means import means_figure
 from reslab.report.study.shattering import depth_figure
+from reslab.report.study.table import brief, table_of
 from reslab.report.words import in_words, name_of
 
 
@@ -34,7 +35,8 @@ def write_study_page(record: StudyRecord, runs: Sequence[RunFolder], path: Path)
             "protocol": record.protocol,
             "command": record.command,
             "notices": notices_of(record),
-            "results": table_of(record),
+            "results": table_of(brief(record)),
+            "more": table_of(more) if (more := brief(record, is_brief=False)).measures else None,
             "words": len(record.rows[0].factors),
             "figures": figures,
             "names": [run.name for run in runs] or [record.name],

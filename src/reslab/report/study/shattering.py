@@ -56,7 +56,7 @@ def panel(rows: list[Row], ink: Ink, *, title: str) -> Panel:
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
         axis=log_ticks(low, high),
     )
-    y = alt.Y("cosine:Q", title="cosine with the gradient at the image", scale=alt.Scale(domain=[-0.4, 1]))
+    y = alt.Y("cosine:Q", title="cosine with the gradient at the image", scale=alt.Scale(domain=[-1, 1]))
     base = alt.Chart(alt.InlineData(values=rows)).encode(
         x=x,
         y=y,

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from reslab.records import MeasureRecord, StudyRecord, StudyRow, as_percent
+from reslab.report.tables import Table
 from reslab.report.words import duration
+
+
+def brief(record: StudyRecord, *, is_brief: bool = True) -> StudyRecord:
+    """With the measures of the first table alone, or with those that are left out of it."""
+    return replace(record, measures=tuple(measure for measure in record.measures if measure.is_brief == is_brief))
+
+
+def table_of(record: StudyRecord) -> Table:
+    """For a page."""
+    return Table("", columns_of(record), [cells_of(row, record) for row in record.rows])
 
 
 def columns_of(record: StudyRecord) -> list[str]:

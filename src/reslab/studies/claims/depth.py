@@ -11,8 +11,8 @@ NEAR = 0.05
 """Errors that differ by no more than this, five points, are called the same number."""
 VANISHED = 1e-3
 """A gradient at the first block of less than this share of that at the last one has vanished."""
-EVEN = 10.0
-"""Gradients within a factor of ten are even."""
+EVEN = 100.0
+"""Gradients at both ends within two powers of ten are called even."""
 
 
 def paper_errors(evidence: Evidence) -> Finding:
@@ -102,8 +102,12 @@ def vanishing(evidence: Evidence) -> Finding:
         (False, True): "holds in part",
     }
     figures = ", ".join(f"{name} {row.mean('start_growth'):.3g}" for name, row in (plain | residual).items())
-    said = "in plain networks it vanishes" if vanishes else "in plain networks with batch norm it does not vanish"
-    more = "in residual ones it is even" if even else "in residual ones it is not even either"
+    said = "in plain networks it vanishes"
+    if not vanishes:
+        said = "in plain networks with batch norm it does not vanish, it grows towards the input"
+    more = (
+        "in residual ones both ends are within two powers of ten" if even else "in residual ones it is not even either"
+    )
     text = f"Gradient at the first block over that at the last, first step: {figures}. So {said}; {more}."
     return Finding(words.get((vanishes, even), "does not hold"), text, study)
 
