@@ -31,11 +31,14 @@ from reslab.records import (
     EpochRecord,
     Errors,
     FlightRecord,
+    MeasureRecord,
     RangeRecord,
     RangeStep,
     ReadingRecord,
     RunRecord,
     StepRecord,
+    StudyRecord,
+    StudyRow,
 )
 from reslab.report.structure import draw_structure
 from reslab.studies.claims.ledger import shipped_evidence
@@ -52,6 +55,9 @@ RECORDS = {
     "flight.jsonl": FlightRecord,
     "lr-range.json": RangeRecord,
     "its steps": RangeStep,
+    "study.json": StudyRecord,
+    "its measures": MeasureRecord,
+    "its rows": StudyRow,
 }
 MARKED = re.compile(r"(<!-- generated: (?P<name>.+?) -->\n).*?(<!-- end -->)", re.S)
 

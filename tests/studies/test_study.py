@@ -155,6 +155,7 @@ def test_a_run_that_diverges_is_a_row_and_one_that_fails_otherwise_an_error(tmp_
     (found,) = study.rows(tmp_path)
     assert found.num_ended == 0
     assert found.failed["0"].startswith("Non-finite loss at step")
+    assert "Verdict: " in found.failed["0"]
     assert unfinished(study.jobs(), tmp_path) == {}
     missing = override(config, {"data.name": str(tmp_path / "nowhere")}, where="the test")
     with pytest.raises(WorkFailed, match=r"1 of 1 runs failed\. lost: RequestError"):

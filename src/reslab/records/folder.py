@@ -67,9 +67,9 @@ class RunFolder:
         return self.root / "depth.json"
 
     @property
-    def memory(self) -> Path:
-        """What a forward pass keeps, where a study asked."""
-        return self.root / "memory.json"
+    def costs(self) -> Path:
+        """What a step costs, where a study asked."""
+        return self.root / "costs.json"
 
     @property
     def tensorboard(self) -> Path:
@@ -100,6 +100,11 @@ class RunFolder:
     def failure(self) -> Path:
         """What a diverged run saved."""
         return self.root / "failure"
+
+    @property
+    def verdict(self) -> Path:
+        """Why a run of a study diverged, in a sentence."""
+        return self.failure / "verdict.txt"
 
     @property
     def report(self) -> Path:
@@ -156,12 +161,13 @@ class RunFolder:
             raise RequestError(f"{self.depth} is damaged ({error}). Delete it; the study measures it again.") from None
         return found
 
-    def read_memory(self) -> float:
-        """memory.json: MiB that a forward pass keeps for the backward pass."""
+    def read_costs(self) -> dict[str, float]:
+        """costs.json: ``kept_mib`` and ``step_ratio``."""
         try:
-            return float(json.loads(self.memory.read_text(encoding="utf-8"))["kept_mib"])
+            found = json.loads(self.costs.read_text(encoding="utf-8"))
+            return {key: float(found[key]) for key in ("kept_mib", "step_ratio")}
         except (ValueError, TypeError, KeyError) as error:
-            raise RequestError(f"{self.memory} is damaged ({error}). Delete it; the study measures it again.") from None
+            raise RequestError(f"{self.costs} is damaged ({error}). Delete it; the study measures it again.") from None
 
 
 def find_runs(folder: Path) -> Iterator[RunFolder]:

@@ -196,12 +196,12 @@ def clear_folder(folder: RunFolder) -> None:
     """Removes the files of an earlier run, and only those."""
     for path in (folder.config, folder.run, folder.steps, folder.epochs, folder.probes, folder.readings, folder.flight):
         path.unlink(missing_ok=True)
-    for path in (folder.weights, folder.weights_card, folder.last_weights, folder.report, folder.depth, folder.memory):
+    for path in (folder.weights, folder.weights_card, folder.last_weights, folder.report, folder.depth, folder.costs):
         path.unlink(missing_ok=True)
     for sub_folder, patterns in (
         (folder.checkpoints, ("step-*.pt", "step-*.json")),
         (folder.tensorboard, ("events.out.tfevents.*",)),
-        (folder.failure, ("batch.safetensors", "failure.json")),
+        (folder.failure, ("batch.safetensors", "failure.json", "verdict.txt")),
     ):
         for pattern in patterns:
             for path in sub_folder.glob(pattern):

@@ -9,7 +9,7 @@ from reslab.config import override
 from reslab.records import StudyRow
 from reslab.studies.presets import AN_HOUR, CIFAR10, DIGITS, OFFLINE, Choices, Preset, check_depths, check_kinds
 from reslab.studies.study import Entry, Study
-from reslab.studies.training import KEPT, SPEED, TEST_ERROR, TRAIN_ERROR, Training
+from reslab.studies.training import KEPT, STEP, TEST_ERROR, TRAIN_ERROR, Training
 from reslab.studies.words import compared
 
 NONE = "none"
@@ -58,7 +58,7 @@ def recipe(choices: Choices) -> Study:
             f" {chosen.config.train.epochs} epochs, the weights after the last step.",
             "Warm-up: one epoch from a tenth of the rate. Label smoothing: 0.1. Mixed precision: bf16 autocast.",
             "Memory: tensors that a forward pass keeps for the backward pass, of one batch, by autograd itself.",
-            "Speed: of runs side by side on cores of their own, the median over epochs.",
+            "Time: of forward and backward pass over that in fp32, by turns in one process, the median of seven.",
         ),
         entries=tuple(
             Entry(
@@ -66,7 +66,7 @@ def recipe(choices: Choices) -> Study:
                 {"depth": depth, "recipe": kind},
                 Training(
                     override(chosen.config, {**BARE, **KINDS[kind], "model.name": f"resnet{depth}"}, where="the study"),
-                    looks=("memory",),
+                    looks=("costs",),
                 ),
                 cost=depth,
             )
@@ -76,12 +76,12 @@ def recipe(choices: Choices) -> Study:
         seeds=tuple(range(choices.seeds)),
         conclude=conclude,
         command=choices.command("recipe", presets()),
-        measures=(TRAIN_ERROR, TEST_ERROR, SPEED, KEPT),
+        measures=(TRAIN_ERROR, TEST_ERROR, STEP, KEPT),
     )
 
 
 def conclude(rows: Sequence[StudyRow]) -> str:
-    """Each part against none, by test error; speed and memory where they change by more than a twentieth."""
+    """Each part against none, by test error; time and memory where they change by more than a twentieth."""
     found = []
     for depth in sorted({int(row.factors["depth"]) for row in rows}):
         ended = {row.factors["recipe"]: row for row in rows if row.factors["depth"] == depth and row.num_ended}
@@ -95,9 +95,9 @@ def conclude(rows: Sequence[StudyRow]) -> str:
 
 
 def costs(row: StudyRow, bare: StudyRow) -> str:
-    """Speed and memory over those of the bare recipe."""
+    """Time of a step and memory over those of the bare recipe."""
     words = []
-    for key, what in (("images_per_s", "speed"), ("kept_mib", "memory")):
+    for key, what in (("step_ratio", "time"), ("kept_mib", "memory")):
         if row.values.get(key) and bare.values.get(key) and abs(ratio := row.mean(key) / bare.mean(key) - 1) > 0.05:
             words.append(f"{what} {1 + ratio:.2f}x")
     return f"; {', '.join(words)}" if words else ""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from reslab.config import RunConfig, load_config, override
 from reslab.config.changes import differences
-from reslab.records import DepthRecord, MeasureRecord, RunFolder, first_and_last
+from reslab.records import DepthRecord, MeasureRecord, RunFolder, first_and_last, write_atomic
 from reslab.studies.job import Status
 
 PARAMETERS = MeasureRecord("num_parameters", "parameters", "count")
@@ -34,9 +33,9 @@ DEPTH = (
 """What is measured of the depth, where a study asks."""
 KEPT = MeasureRecord("kept_mib", "kept for backward", "mib")
 """The same of memory."""
-SPEED = MeasureRecord("images_per_s", "images a second", "count")
-"""In training, the median over epochs: the first one warms up."""
-Look = Literal["depth", "memory"]
+STEP = MeasureRecord("step_ratio", "a step's time over fp32's", "number")
+"""Of the same network in the run's precision and in fp32, by turns in one process."""
+Look = Literal["depth", "costs"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class Training:
     Args:
         config: of the run.
         weights: whose errors count: those after the last step, or the best by the validation split.
-        looks: what else is measured: paths and shattering before the first and after the last step; the memory that a
-            forward pass keeps.
+        looks: what else is measured: paths and shattering before the first and after the last step; what a step
+            costs: the memory that its forward pass keeps, its time over that in fp32.
     """
 
     config: RunConfig
@@ -65,8 +64,8 @@ class Training:
 
     def run(self, out: Path, *, resume: bool) -> str:
         """Trains, then looks at the depth. Not every exception can be pickled, hence words."""
+        from reslab.run.costs import record_costs
         from reslab.run.depth import record_depth
-        from reslab.run.memory import record_memory
         from reslab.run.train import train
 
         folder = RunFolder(out)
@@ -74,9 +73,11 @@ class Training:
             outcome = train(self.config, out, resume=resume, overwrite=not resume and folder.holds_run())
             if not outcome.interrupted and "depth" in self.looks and not folder.depth.exists():
                 record_depth(folder)
-            if not outcome.interrupted and "memory" in self.looks and not folder.memory.exists():
-                record_memory(folder)
+            if not outcome.interrupted and "costs" in self.looks and not folder.costs.exists():
+                record_costs(folder)
         except Exception as error:
+            if self.status(out) == "failed":
+                record_verdict(folder)
             return f"{type(error).__name__}: {error}"
         return "interrupted" if outcome.interrupted else ""
 
@@ -87,7 +88,7 @@ class Training:
             return "open" if folder.holds_run() else "new"
         record = folder.read_run()
         if record.status == "done":
-            files = {"depth": folder.depth, "memory": folder.memory}
+            files = {"depth": folder.depth, "costs": folder.costs}
             return "done" if all(files[look].exists() for look in self.looks) else "open"
         return "failed" if record.status == "failed" and "step" in (record.failure or {}) else "open"
 
@@ -107,8 +108,6 @@ class Training:
             "train_error": errors.train_error,
             "duration_s": record.duration_s,
         }
-        if epochs := folder.read_epochs():
-            found["images_per_s"] = statistics.median(epoch.images_per_s for epoch in epochs)
         if errors.test_error is not None:
             found |= {
                 "test_error": errors.test_error,
@@ -121,13 +120,15 @@ class Training:
         if "depth" in self.looks:
             for when, depth in folder.read_depth().items():
                 found |= depth_values(when, depth)
-        if "memory" in self.looks:
-            found["kept_mib"] = folder.read_memory()
+        if "costs" in self.looks:
+            found |= folder.read_costs()
         return found
 
     def failure(self, out: Path) -> str:
-        """In the words of its record."""
-        return str((RunFolder(out).read_run().failure or {}).get("sentence", "it failed"))
+        """In the words of its record, and of the verdict on what was read until then."""
+        folder = RunFolder(out)
+        words = str((folder.read_run().failure or {}).get("sentence", "it failed"))
+        return f"{words} {folder.verdict.read_text(encoding='utf-8')}" if folder.verdict.exists() else words
 
     def made_on(self, out: Path) -> tuple[dict[str, Any], dict[str, str]]:
         """From run.json."""
@@ -139,6 +140,14 @@ class Training:
         from reslab.studies.estimate import run_seconds  # which needs torch
 
         return run_seconds(self.config)
+
+
+def record_verdict(folder: RunFolder) -> None:
+    """What is wrong, by the readings of a run that diverged, in a sentence beside what it saved."""
+    from reslab.run.diagnose import diagnose_run
+
+    if findings := diagnose_run(folder).findings:
+        write_atomic(folder.verdict, f"Verdict: {findings[0].id} ({findings[0].where}). {findings[0].sentence}")
 
 
 def depth_values(when: str, depth: DepthRecord) -> dict[str, float]:

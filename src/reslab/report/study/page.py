@@ -16,16 +16,16 @@ from reslab.report.study.table import brief, table_of
 from reslab.report.words import in_words, name_of
 
 
-def write_study_page(record: StudyRecord, runs: Sequence[RunFolder], path: Path) -> Path:
+def write_study_page(record: StudyRecord, folders: Sequence[RunFolder], path: Path) -> Path:
     """Writes the page, whole or not at all, and returns its path.
 
     Args:
         record: of the study.
-        runs: trainings that are drawn one by one, those of the first seed; none for a study that trains nothing.
+        folders: trainings that are drawn one by one, those of the first seed; none for a study that trains nothing.
         path: of the file.
     """
-    figures = [figure for figure in figures_of(record, runs) if figure.spec]
-    records = [run.read_run() for run in runs]
+    figures = [figure for figure in figures_of(record, folders) if figure.spec]
+    records = [run.read_run() for run in folders]
     html = render(
         "study.html.j2",
         {
@@ -39,9 +39,9 @@ def write_study_page(record: StudyRecord, runs: Sequence[RunFolder], path: Path)
             "more": table_of(more) if (more := brief(record, is_brief=False)).measures else None,
             "words": len(record.rows[0].factors),
             "figures": figures,
-            "names": [run.name for run in runs] or [record.name],
+            "names": [run.name for run in folders] or [record.name],
             "sections": sections(records) if records else facts_of(record),
-            "deviations": deviations(runs, records) if records else [],
+            "deviations": deviations(folders, records) if records else [],
             "specs": script_json({figure.key: packed_spec(figure.spec) for figure in figures if figure.spec}),
             "vega": vega_script(),
         },
@@ -50,10 +50,10 @@ def write_study_page(record: StudyRecord, runs: Sequence[RunFolder], path: Path)
     return path
 
 
-def figures_of(record: StudyRecord, runs: Sequence[RunFolder]) -> list[Figure]:
+def figures_of(record: StudyRecord, folders: Sequence[RunFolder]) -> list[Figure]:
     """Means of all seeds, then the runs of the first one."""
     own = [means_figure(record)]
-    return [*own, curves_figure(runs), flow_figure(runs), depth_figure(runs)] if runs else own
+    return [*own, curves_figure(folders), flow_figure(folders), depth_figure(folders)] if folders else own
 
 
 def facts_of(record: StudyRecord) -> dict[str, list[Fact]]:
@@ -69,7 +69,12 @@ def notices_of(record: StudyRecord) -> list[Notice]:
     """What has diverged and why, and what is still to come."""
     found = []
     if waiting := sum(row.waiting for row in record.rows):
-        found.append(Notice("running", f"{waiting} runs are to come; the same command goes on.", []))
+        found.append(Notice("running", f"{runs(waiting)} to come; the same command goes on.", []))
     if lost := [(f"{row.name}, seed {seed}", why) for row in record.rows for seed, why in row.failed.items()]:
-        found.append(Notice("failed", f"{len(lost)} runs diverged.", lost))
+        found.append(Notice("failed", f"{runs(len(lost))} diverged.", lost))
     return found
+
+
+def runs(count: int) -> str:
+    """How many."""
+    return f"{count} run{'s' if count != 1 else ''}"

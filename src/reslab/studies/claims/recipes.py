@@ -68,11 +68,11 @@ def mixed(evidence: Evidence) -> Finding:
     study, pair = evidence.studies["recipe-digits"], part_of(evidence, "mixed precision")
     if pair is None:
         return Finding("not tested here", "The study has no recipe with mixed precision.", study)
-    speed, memory = (pair[0].mean(key) / pair[1].mean(key) for key in ("images_per_s", "kept_mib"))
-    wins = [speed > 1.02, memory < 0.98]
+    time, memory = (pair[0].mean(key) / pair[1].mean(key) for key in ("step_ratio", "kept_mib"))
+    wins = [time < 0.98, memory < 0.98]
     word: Word = "holds" if all(wins) else "holds in part" if any(wins) else "does not hold"
-    text = f"{speed:.2f} times the images a second, {memory:.2f} of the memory kept for the backward pass, in bf16."
-    return Finding(word, f"{text} Speed is the processor's matter: without units for bf16 it converts.", study)
+    text = f"A step takes {time:.2f} times as long in bf16, and keeps {memory:.2f} of the memory for its backward pass."
+    return Finding(word, f"{text} Time is the processor's matter: without units for bf16 it converts.", study)
 
 
 def regularisers(evidence: Evidence) -> Finding:

@@ -1,7 +1,9 @@
-"""The memory that a run's forward pass keeps for its backward pass, counted by autograd itself."""
+"""What a step of a run costs: the memory that its forward pass keeps, and its time over that in fp32."""
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable
 
 import torch
@@ -12,27 +14,33 @@ from reslab.records import RunFolder, encode, write_atomic
 from reslab.run.assemble import build_subject
 from reslab.run.diagnose import first_batch
 from reslab.run.recorder import Display
-from reslab.train.evaluate import autocast
+from reslab.train.evaluate import AmpKind, autocast
+
+ROUNDS = 7
+"""Steps in each precision, after one to warm up."""
 
 
-def record_memory(folder: RunFolder) -> float:
-    """Counts it for the batch of the first training step in the run's precision, and writes it into the folder.
+def record_costs(folder: RunFolder) -> dict[str, float]:
+    """Measures ``kept_mib`` and ``step_ratio`` on the first training batch, and writes them into the folder.
 
     Args:
         folder: of a run.
-
-    Returns:
-        MiB.
     """
     config = load_config(folder.config)
     device, amp = build.device(config.train.device), config.train.amp
     assert amp != "auto", "a run's config has what its trial chose"
     subject = build_subject(config, Display(), device=device)
     images, labels = first_batch(subject.data, config, device=device)
+    model = subject.model.train().to(device)
+
+    def loss(logits: Tensor) -> Tensor:
+        return subject.task.loss(logits, labels)
+
     with autocast(amp, device):
-        kept = kept_mib(subject.model.train().to(device), lambda logits: subject.task.loss(logits, labels), images)
-    write_atomic(folder.memory, encode({"kept_mib": kept, "batch_size": len(images)}, indent=2) + "\n")
-    return kept
+        kept = kept_mib(model, loss, images)
+    found = {"kept_mib": kept, "step_ratio": step_ratio(model, loss, images, amp=amp)}
+    write_atomic(folder.costs, encode({**found, "batch_size": len(images)}, indent=2) + "\n")
+    return found
 
 
 def kept_mib(model: nn.Module, loss: Callable[[Tensor], Tensor], images: Tensor) -> float:
@@ -58,3 +66,21 @@ def kept_mib(model: nn.Module, loss: Callable[[Tensor], Tensor], images: Tensor)
         held = loss(model(images))  # holds the graph, so that no address is used twice
     del held
     return sum(sizes.values()) / 2**20
+
+
+def step_ratio(model: nn.Module, loss: Callable[[Tensor], Tensor], images: Tensor, *, amp: AmpKind) -> float:
+    """Time of forward and backward pass over that in fp32, by turns: what else the machine does hits both."""
+    if amp == "none":
+        return 1.0
+
+    def step_s(kind: AmpKind) -> float:
+        started = time.perf_counter()
+        with autocast(kind, images.device):
+            total = loss(model(images))
+        total.backward()
+        if images.device.type == "cuda":
+            torch.cuda.synchronize(images.device)
+        return time.perf_counter() - started
+
+    ratios = [step_s(amp) / step_s("none") for _ in range(ROUNDS + 1)]
+    return statistics.median(ratios[1:])

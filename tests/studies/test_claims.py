@@ -1,0 +1,159 @@
+"""The ledger: words follow from the numbers, and change with them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reslab.cli.main import main
+from reslab.errors import RequestError
+from reslab.records import MeasureRecord, StudyRecord, StudyRow, read_study
+from reslab.studies.catalog import STUDIES
+from reslab.studies.claims.counted import macs_a_position
+from reslab.studies.claims.ledger import Evidence, evidence_in, read_evidence, shipped_evidence
+from reslab.studies.claims.text import CLAIMS, judge_all, markdown_of
+
+BY_KEY = {claim.key: claim for claim in CLAIMS}
+
+
+def study(name: str, rows: dict[str, tuple[dict, dict]]) -> Evidence:
+    """Evidence of one study; rows as factors and values."""
+    made = tuple(StudyRow(key, factors, values, {}, 0) for key, (factors, values) in rows.items())
+    measures = (MeasureRecord("train_error", "clean training error", "percent"),)
+    record = StudyRecord(name, "T", "Q?", ("P.",), "reslab study x", (0, 1), measures, made, "", {"processor": "p"}, {})
+    return Evidence({name: record})
+
+
+def depths(plain: tuple[float, float], residual: tuple[float, float], **values: dict[str, float]) -> Evidence:
+    """Two seeds a network, close together; ``values`` by measure and family."""
+    rows = {}
+    for family, kind, errors in (("plain", "plain", plain), ("resnet", "residual", residual)):
+        for depth, error in zip((20, 56), errors, strict=True):
+            found = {"train_error": (error, error + 0.001), "test_error": (error, error + 0.001)}
+            found |= {key: (by_family[family],) * 2 for key, by_family in values.items()}
+            rows[f"{family}{depth}"] = ({"depth": depth, "kind": kind}, found)
+    return study("degradation-digits", rows)
+
+
+@pytest.mark.parametrize(
+    ("plain", "residual", "word"),
+    [
+        ((0.0, 0.5), (0.0, 0.0), "holds"),
+        ((0.0, 0.5), (0.0, 0.3), "holds in part"),
+        ((0.1, 0.1), (0.0, 0.0), "does not hold"),
+        ((0.3, 0.1), (0.0, 0.0), "does not hold"),
+    ],
+)
+def test_degradation_follows_the_training_errors(plain, residual, word):
+    assert BY_KEY["degradation"].judge(depths(plain, residual)).word == word
+
+
+@pytest.mark.parametrize(
+    ("plain", "residual", "vanishing", "the_one"),
+    [
+        (1e-6, 0.5, "holds", "holds"),
+        (1e6, 0.5, "holds in part", "holds in part"),
+        (1e6, 1e4, "does not hold", "holds in part"),
+        (1e-6, 1e-5, "holds in part", "does not hold"),
+    ],
+)
+def test_vanishing_follows_the_gradients(plain, residual, vanishing, the_one):
+    evidence = depths((0, 0.5), (0, 0), start_growth={"plain": plain, "resnet": residual})
+    assert BY_KEY["vanishing"].judge(evidence).word == vanishing
+    assert BY_KEY["the-one"].judge(evidence).word == the_one
+
+
+@pytest.mark.parametrize(
+    ("residual", "zero", "word"), [(0.01, 0.001, "holds"), (0.5, 0.001, "holds in part"), (0.5, 0.4, "does not hold")]
+)
+def test_the_identity_is_easier_only_where_shortcuts_win(residual, zero, word):
+    errors = {"plain": 0.1, "residual": residual, "residual, zero init": zero}
+    rows = {
+        kind: ({"target": "x + 0.1 g(x)", "blocks": 4, "kind": kind}, {"test_error": (error, error)})
+        for kind, error in errors.items()
+    }
+    assert BY_KEY["identity"].judge(study("identity", rows)).word == word
+
+
+@pytest.mark.parametrize(
+    ("plain", "residual", "word"),
+    [
+        ((0.978, 0.979), (0.985, 0.986), "holds"),
+        ((0.990, 0.991), (0.995, 0.996), "holds in part"),
+        ((0.993, 0.995), (0.992, 0.996), "does not hold"),
+    ],
+)
+def test_mnist_follows_accuracies_and_their_spread(plain, residual, word):
+    rows = {
+        kind: (
+            {"depth": 8, "kind": kind},
+            {"test_accuracy": values, "test_error": tuple(1 - value for value in values)},
+        )
+        for kind, values in (("plain", plain), ("residual", residual))
+    }
+    assert BY_KEY["mnist"].judge(study("mnist-quick", rows)).word == word
+
+
+@pytest.mark.parametrize(
+    ("time", "memory", "word"), [(0.5, 0.5, "holds"), (1.2, 0.5, "holds in part"), (1.2, 1.0, "does not hold")]
+)
+def test_mixed_precision_is_judged_by_time_and_memory(time, memory, word):
+    rows = {
+        name: ({"depth": 56, "recipe": name}, {"step_ratio": (float(slow),) * 2, "kept_mib": (10 * size,) * 2})
+        for name, slow, size in (("none", 1, 1), ("mixed precision", time, memory))
+    }
+    found = BY_KEY["mixed-precision"].judge(study("recipe-digits", rows))
+    assert found.word == word
+    assert f"takes {time:.2f} times as long" in found.measured
+
+
+def test_what_was_not_run_is_not_judged_and_says_what_would_test_it():
+    judged = {claim.key: finding for claim, finding in judge_all(Evidence())}
+    assert {finding.word for key, finding in judged.items() if BY_KEY[key].needs} == {"not tested here"}
+    assert "`reslab study degradation --preset digits`" in judged["degradation"].measured
+    assert judged["human"].word == judged["bottleneck"].word == "does not hold"
+
+
+def test_every_claim_names_a_study_that_there_is():
+    assert {claim.needs.partition("-")[0] for claim in CLAIMS if claim.needs} <= set(STUDIES)
+    assert len({claim.key for claim in CLAIMS}) == len(CLAIMS)
+    assert all(claim.source for claim in CLAIMS)
+
+
+def test_a_bottleneck_costs_a_seventeenth_and_grows_with_the_square_too():
+    assert macs_a_position("basic", 256) == 2 * 9 * 256 * 256
+    assert macs_a_position("bottleneck", 256) == 2 * 256 * 64 + 9 * 64 * 64
+    assert macs_a_position("bottleneck", 512) == 4 * macs_a_position("bottleneck", 256)
+
+
+def test_shipped_evidence_is_whole_and_stands_in_the_docs():
+    evidence = shipped_evidence()
+    assert "degradation-digits" in evidence.studies
+    assert not [row for record in evidence.studies.values() for row in record.rows if row.waiting]
+    table = markdown_of(judge_all(evidence))
+    assert table in Path("docs/claims.md").read_text(encoding="utf-8")
+
+
+def test_ones_own_studies_take_the_place_of_the_shipped_ones(tmp_path, capsys):
+    record = depths((0.0, 0.0), (0.0, 0.0)).studies["degradation-digits"]
+    more = replace(record, rows=tuple(replace(row, values={"train_error": (0.0,) * 3}) for row in record.rows))
+    for name, one in (("a", record), ("b", more)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.json").write_text(one.to_json(), encoding="utf-8")
+    assert read_study(tmp_path / "a" / "study.json") == record
+    assert evidence_in(tmp_path).studies["degradation-digits"] == more  # the one with more runs
+    assert main(["study", "claims", "--runs", str(tmp_path), "--json"]) == 0
+    found = {line["key"]: line for line in json.loads(capsys.readouterr().out)["claims"]}
+    assert found["degradation"]["word"] == "does not hold"
+    assert found["identity"]["word"] == "not tested here"
+
+
+def test_bad_evidence_is_one_clear_error(tmp_path, capsys):
+    assert main(["study", "claims", "--runs", str(tmp_path)]) == 2
+    assert "holds no study" in capsys.readouterr().err
+    (tmp_path / "study.json").write_text("{", encoding="utf-8")
+    with pytest.raises(RequestError, match="is damaged"):
+        read_evidence([tmp_path / "study.json"])
