@@ -83,7 +83,8 @@ def test_the_identity_is_easier_only_where_shortcuts_win(residual, zero, word):
     [
         ((0.978, 0.979), (0.985, 0.986), "holds"),
         ((0.990, 0.991), (0.995, 0.996), "holds in part"),
-        ((0.993, 0.995), (0.992, 0.996), "does not hold"),
+        ((0.993, 0.995), (0.992, 0.996), "not tested here"),  # no seed can tell
+        ((0.995, 0.996), (0.990, 0.991), "does not hold"),
     ],
 )
 def test_mnist_follows_accuracies_and_their_spread(plain, residual, word):

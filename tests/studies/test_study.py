@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -219,3 +222,38 @@ def test_what_takes_too_long_is_refused_with_the_estimate(tmp_path, capsys):
     told = capsys.readouterr().err
     assert "12 runs would take about" in told
     assert "more than --budget 0.01" in told
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from reslab.studies.degradation import degradation
+from reslab.studies.grid import run_grid
+from reslab.studies.presets import Choices
+
+out = Path({out!r})
+study = degradation(Choices("digits", seeds=1, depths=(8, 14), kinds=("plain",), epochs=8))
+for _ in run_grid(study.jobs(), out, workers=1, resume=True):
+    if (out / "plain14-seed0" / "steps.jsonl").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_leaves_no_process_behind_and_goes_on(tmp_path):
+    """Two studies would write the same records otherwise."""
+    code = KILLED.format(out=str(tmp_path))
+    # its processes share its stdout, which is at its end only when the last of them is
+    killed = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    folder = RunFolder(tmp_path / "plain14-seed0")
+    assert folder.read_run().status == "interrupted"  # with a checkpoint
+    assert list(folder.checkpoints.glob("step-*.pt"))
+    assert not (tmp_path / "plain8-seed0").exists()  # the next one was not begun
+    study = degradation(Choices("digits", seeds=1, depths=(8, 14), kinds=("plain",), epochs=8))
+    assert set(unfinished(study.jobs(), tmp_path)) == {"plain14-seed0", "plain8-seed0"}
+    for _ in run_grid(study.jobs(), tmp_path, resume=True):
+        pass
+    assert unfinished(study.jobs(), tmp_path) == {}

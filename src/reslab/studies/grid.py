@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +17,8 @@ from reslab.errors import WorkFailed
 from reslab.studies.job import Job
 
 POLL_S = 0.5
+AT_WORK = threading.Lock()
+"""Held by a process of the pool while it has a job."""
 GOES_ON = "What was done is kept; the same command goes on."
 
 
@@ -59,7 +63,8 @@ def run_grid(jobs: Mapping[str, Job], out: Path, *, workers: int | None = None, 
 
 def perform(job: Job, out: Path, resume: bool) -> str:
     """One job in its own process; empty if it went well, or else the reason."""
-    return job.run(out, resume=resume)
+    with AT_WORK:
+        return job.run(out, resume=resume)
 
 
 def check_reasons(reasons: Mapping[str, str], jobs: Mapping[str, Job], out: Path, *, may_diverge: bool) -> None:
@@ -93,10 +98,21 @@ def core_shares(count: int) -> list[set[int]]:
 
 
 def stay_on(shares: Any) -> None:
-    """At the start of a process of the pool: takes the next share of the cores."""
+    """At the start of a process of the pool: takes the next share of the cores, and stays no longer than its parent."""
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         cores = shares.get(timeout=1)
     except Empty:  # a process in place of one that has died: the system finds it a core
         return
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
+
+
+def end_with_parent() -> None:
+    """Ends this process, with a checkpoint, once the study was killed: another one may go on with its runs at once."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)  # a run ends after its step
+        with AT_WORK:
+            os._exit(1)

@@ -21,7 +21,6 @@ BARE: Mapping[str, Any] = MappingProxyType(
         "model.connection": "fixup",
         "optim.weight_decay": 0.0,
         "data.augment": "none",
-        "data.val_split": 0.1,
     }
 )
 """The network that everything is added to. Fixup, for without norms and with plain additions it would not train."""
@@ -30,7 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "dropout": {"model.dropout": 0.5},
     "batch norm": {"model.norm": "batch", "model.connection": "add"},
     "augmentation": {"data.augment": "crop_flip"},
-    "early stopping": {"train.patience": 3},
+    "early stopping": {"train.patience": 1},
     "L1": {"optim.l1": 1e-5},
     "L2": {"optim.weight_decay": 5e-4},
     "all but early stopping": {
@@ -43,16 +42,19 @@ KINDS: dict[str, dict[str, Any]] = {
     },
 }
 """What is changed of the bare network's config."""
+PATIENT = 6
+"""Early stopping waits this part of the epochs."""
 DIGITS_AUGMENT = "crop"
 """A mirrored digit is another one, or none."""
 
 
 def presets() -> dict[str, Preset]:
     """By name, the shortest first."""
-    longer = override(DIGITS, {"train.epochs": 30}, where="the study")
+    few = {"train.epochs": 60, "data.val_split": 0.8}
+    longer = {"train.epochs": 8, "data.val_split": 0.1}
     return {
-        "digits": Preset(longer, OFFLINE, kinds=tuple(KINDS)),
-        "quick": Preset(override(CIFAR10, {"train.epochs": 8}, where="the study"), AN_HOUR, kinds=tuple(KINDS)),
+        "digits": Preset(override(DIGITS, few, where="the study"), OFFLINE, kinds=tuple(KINDS)),
+        "quick": Preset(override(CIFAR10, longer, where="the study"), AN_HOUR, kinds=tuple(KINDS)),
     }
 
 
@@ -65,13 +67,15 @@ def regularisation(choices: Choices) -> Study:
     choices.check("regularisation", without=("depths",))
     chosen = choices.pick(presets())
     check_kinds(chosen.kinds, KINDS)
-    entries = []
+    entries, patience = [], max(1, chosen.config.train.epochs // PATIENT)
     for kind in chosen.kinds:
         changes = {**BARE, **KINDS[kind]}
+        if "train.patience" in changes:
+            changes["train.patience"] = patience
         if chosen.config.data.name == "digits" and changes["data.augment"] != "none":
             changes["data.augment"] = DIGITS_AUGMENT
         job = Training(
-            override(chosen.config, changes, where="the study"), weights="best" if "stopping" in kind[:14] else "last"
+            override(chosen.config, changes, where="the study"), weights="best" if kind == "early stopping" else "last"
         )
         entries.append(Entry(kind.replace(" ", "-"), {"regulariser": kind}, job))
     return Study(
@@ -81,9 +85,10 @@ def regularisation(choices: Choices) -> Study:
         protocol=(
             f"{chosen.about.partition(';')[0]}.",
             "resnet20 without norms (Fixup), without decay and without augmentation; each row adds one thing to it.",
-            f"{chosen.config.train.epochs} epochs; the weights after the last step, but with early stopping (patience"
-            " 3) those of the lowest validation error.",
-            "A tenth of the training images is the validation split of every row.",
+            f"{chosen.config.train.epochs} epochs; the weights after the last step, but with early stopping (after"
+            f" {patience} without a better one) those of the lowest validation error.",
+            f"{chosen.config.data.val_split:.0%} of the training images are the validation split of every row: with few"
+            " to learn from, the gap shows.",
         ),
         entries=tuple(entries),
         seeds=tuple(range(choices.seeds)),

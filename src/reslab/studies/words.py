@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from reslab.records import StudyRow, as_percent
 
@@ -35,6 +36,18 @@ def standard_errors(first: StudyRow, second: StudyRow, key: str) -> float:
     if error:
         return difference / error
     return math.copysign(math.inf, difference) if difference else 0.0
+
+
+def verdict_of(first: StudyRow, second: StudyRow, key: str) -> Literal["better", "worse", "equal"]:
+    """Whether the first's error is clearly lower, clearly higher, or no seed can tell.
+
+    Example:
+        >>> rows = [StudyRow("x", {}, {"error": numbers}, {}, 0) for numbers in ((0.1, 0.11), (0.2, 0.21))]
+        >>> verdict_of(*rows, "error"), verdict_of(*reversed(rows), "error"), verdict_of(rows[0], rows[0], "error")
+        ('better', 'worse', 'equal')
+    """
+    distance = standard_errors(first, second, key)
+    return "better" if distance < -CLEARLY else "worse" if distance > CLEARLY else "equal"
 
 
 def compared(first: StudyRow, second: StudyRow, key: str, *, names: tuple[str, str]) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from reslab.records import StudyRow
 from reslab.studies.claims.depth import ARTICLES
 from reslab.studies.claims.ledger import Claim, Evidence, Finding, Word
-from reslab.studies.words import compared, standard_errors
+from reslab.studies.words import compared, told, verdict_of
 
+WORDS: dict[str, Word] = {"better": "holds in part", "worse": "does not hold", "equal": "not tested here"}
+"""Of what is better, but not all that was said; a difference that the seeds can't show is neither yes nor no."""
 POINTS = 0.003
 """Accuracies that differ by no more than this are called the same number."""
 
@@ -20,18 +22,13 @@ def mnist(evidence: Evidence) -> Finding:
     if plain is None or residual is None:
         return Finding("not tested here", "The study lacks one of its kinds.", study)
     near = all(abs(row.mean("test_accuracy") - said) <= POINTS for row, said in ((plain, 0.978), (residual, 0.985)))
-    better = is_clearly_better(residual, plain)
-    word: Word = "holds" if near and better else "holds in part" if better else "does not hold"
+    found = verdict_of(residual, plain, "test_error")
+    word: Word = "holds" if near and found == "better" else WORDS[found]
     accuracies = (
         f"Accuracy {100 * plain.mean('test_accuracy'):.2f} % plain, {100 * residual.mean('test_accuracy'):.2f} %"
     )
     text = f"{accuracies} residual. Test error: {compared(residual, plain, 'test_error', names=('residual', 'plain'))}."
     return Finding(word, text, study)
-
-
-def is_clearly_better(first: StudyRow, second: StudyRow) -> bool:
-    """By its test error, over more than two standard errors."""
-    return standard_errors(first, second, "test_error") < -2
 
 
 def part_of(evidence: Evidence, part: str) -> tuple[StudyRow, StudyRow] | None:
@@ -45,7 +42,8 @@ def brings(evidence: Evidence, part: str, *, note: str = "") -> Finding:
     study, pair = evidence.studies["recipe-digits"], part_of(evidence, part)
     if pair is None:
         return Finding("not tested here", f"The study has no recipe with {part}.", study)
-    word: Word = "holds" if is_clearly_better(*pair) else "does not hold"
+    found = verdict_of(*pair, "test_error")
+    word: Word = "holds" if found == "better" else WORDS[found]
     return Finding(word, f"Test error: {compared(*pair, 'test_error', names=(part, 'without'))}.{note}", study)
 
 
@@ -80,11 +78,16 @@ def regularisers(evidence: Evidence) -> Finding:
     study, rows = evidence.studies["regularisation-digits"], evidence.rows("regularisation-digits")
     if "none" not in rows or len(rows) < 2:
         return Finding("not tested here", "The study lacks the bare network or all others.", study)
-    won = [name for name, row in rows.items() if name != "none" and is_clearly_better(row, rows["none"])]
-    lost = [name for name in rows if name != "none" and name not in won]
-    word: Word = "holds" if not lost else "holds in part" if won else "does not hold"
-    text = f"Clearly better than none by test error: {', '.join(won) or 'none'}."
-    return Finding(word, f"{text} Not so: {', '.join(lost)}." if lost else text, study)
+    found = {name: verdict_of(row, rows["none"], "test_error") for name, row in rows.items() if name != "none"}
+    verdicts = set(found.values())
+    word: Word = "holds" if verdicts == {"better"} else WORDS["better" if "better" in verdicts else max(verdicts)]
+    parts = []
+    for verdict, what in (("better", "clearly better"), ("equal", "no difference to see"), ("worse", "clearly worse")):
+        named = [f"{name} {told(rows[name], 'test_error')}" for name in found if found[name] == verdict]
+        parts += [f"{what}: {', '.join(named)}"] if named else []
+    bare = rows["none"]
+    text = f"Test error without any {told(bare, 'test_error')}, training error {told(bare, 'train_error')}. "
+    return Finding(word, f"{text}{'; '.join(parts)}.", study)
 
 
 CLAIMS = (
