@@ -19,6 +19,8 @@ from reslab.studies.job import Job
 POLL_S = 0.5
 AT_WORK = threading.Lock()
 """Held by a process of the pool while it has a job."""
+ORPHANED = threading.Event()
+"""Set in a process of the pool whose study was killed: it begins no other job."""
 GOES_ON = "What was done is kept; the same command goes on."
 
 
@@ -64,7 +66,7 @@ def run_grid(jobs: Mapping[str, Job], out: Path, *, workers: int | None = None, 
 def perform(job: Job, out: Path, resume: bool) -> str:
     """One job in its own process; empty if it went well, or else the reason."""
     with AT_WORK:
-        return job.run(out, resume=resume)
+        return "interrupted" if ORPHANED.is_set() else job.run(out, resume=resume)
 
 
 def check_reasons(reasons: Mapping[str, str], jobs: Mapping[str, Job], out: Path, *, may_diverge: bool) -> None:
@@ -113,6 +115,7 @@ def end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        ORPHANED.set()
         os.kill(os.getpid(), signal.SIGTERM)  # a run ends after its step
         with AT_WORK:
             os._exit(1)
