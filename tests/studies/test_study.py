@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 from reslab.cli.main import main
+from reslab.cli.study import progress_text
 from reslab.config import override
 from reslab.errors import RequestError, WorkFailed
 from reslab.records import Errors, RunFolder, RunRecord, StudyRow, encode, read_study
@@ -257,3 +258,12 @@ def test_a_study_that_is_killed_leaves_no_process_behind_and_goes_on(tmp_path):
     for _ in run_grid(study.jobs(), tmp_path, resume=True):
         pass
     assert unfinished(study.jobs(), tmp_path) == {}
+
+
+def test_progress_tells_how_far_the_runs_are_that_have_begun(tmp_path):
+    jobs = SMALL.jobs()
+    finish(RunFolder(tmp_path / "plain8-seed0"), jobs["plain8-seed0"], error=0.1)
+    finish(RunFolder(tmp_path / "plain8-seed1"), jobs["plain8-seed1"], error=0.1, status="interrupted")
+    waiting = unfinished(jobs, tmp_path)
+    assert progress_text(waiting, tmp_path, num_runs=8) == "1 of 8 runs done; plain8-seed1 epoch 1 of 1"
+    assert progress_text({}, tmp_path, num_runs=8) == "8 of 8 runs done"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
@@ -93,7 +94,7 @@ def run(arguments: list[str]) -> int:
     if left:
         grid = executed(left, out, workers=workers, ray=flags.ray)
         where = f"on the cluster at {flags.ray}" if flags.ray else f"{workers} at once"
-        follow(study, grid, out, num_left=len(left), where=where)
+        follow(study, left, grid, out, where=where)
     show(result_of(study, out, has_changed=bool(left)), out, seconds=time.perf_counter() - started, as_json=flags.json)
     return 0
 
@@ -152,24 +153,31 @@ def show_grid(study: Study, seconds: dict[str, float], *, minutes: float, worker
         return
     cells = [[name, duration(seconds[name]) if name in seconds else "done"] for name in names]
     console().print(table(["run", "expected"], cells, numeric=["expected"]))
-    console().print(f"\n{len(seconds)} of {len(names)} runs left, about {minutes:.0f} minutes on {workers} cores.")
+    console().print(
+        f"\n{len(seconds)} of {len(names)} runs left, about {minutes:.0f} minutes on {workers} cores of this machine."
+    )
 
 
-def follow(study: Study, grid: Iterator[None], out: Path, *, num_left: int, where: str) -> None:
-    """Waits for the runs and shows how far they are."""
-    screen = Console(stderr=True)
-    if screen.is_terminal:
-        with Live(console=screen, refresh_per_second=2) as live:
-            for _ in grid:
-                live.update(study_table(study.record(out)))
-        return
-    print(f"{study.name}: {num_left} runs, {where}", file=sys.stderr, flush=True)
-    waiting = num_left
-    for _ in grid:
-        now = sum(row.waiting for row in study.rows(out))
-        if now < waiting:
-            waiting = now
-            print(f"{waiting} runs left", file=sys.stderr, flush=True)
+def follow(study: Study, left: Mapping[str, Job], grid: Iterator[None], out: Path, *, where: str) -> None:
+    """Waits for the runs and shows how far they are. Only those that haven't ended are looked at again and again."""
+    screen, waiting, shown = Console(stderr=True), dict(left), study.record(out)
+    if not screen.is_terminal:
+        print(f"{study.name}: {len(left)} runs, {where}", file=sys.stderr, flush=True)
+    with Live(console=screen, refresh_per_second=2) if screen.is_terminal else nullcontext() as live:
+        for _ in grid:
+            still = {name: job for name, job in waiting.items() if job.status(out / name) in ("new", "open")}
+            if len(still) < len(waiting):
+                waiting, shown = still, study.record(out)
+                if live is None:
+                    print(f"{len(waiting)} runs left", file=sys.stderr, flush=True)
+            if live is not None:
+                live.update(Group(study_table(shown), "", progress_text(waiting, out, num_runs=len(study.jobs()))))
+
+
+def progress_text(waiting: Mapping[str, Job], out: Path, *, num_runs: int) -> str:
+    """How many runs have ended, and how far those are that have begun."""
+    begun = [f"{name} {job.progress(out / name)}" for name, job in waiting.items() if job.status(out / name) == "open"]
+    return f"{num_runs - len(waiting)} of {num_runs} runs done" + (f"; {', '.join(begun)}" if begun else "")
 
 
 def result_of(study: Study, out: Path, *, has_changed: bool) -> StudyRecord:

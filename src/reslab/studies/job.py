@@ -29,6 +29,10 @@ class Job(Protocol):
         """How far it is, by the records in ``out``."""
         ...
 
+    def progress(self, out: Path) -> str:
+        """How far a job is that has begun, such as ``epoch 3 of 15``; empty if it doesn't tell."""
+        ...
+
     def changes(self, out: Path) -> list[str]:
         """What ``out`` was made with, where that is another config; phrases such as ``train.epochs was 1, now 3``."""
         ...

@@ -68,6 +68,10 @@ class Measuring:
         """It is done or not begun: nothing is kept of a part."""
         return "done" if (out / RESULT).exists() else "new"
 
+    def progress(self, out: Path) -> str:
+        """It has no parts."""
+        return ""
+
     def changes(self, out: Path) -> list[str]:
         """Of the settings."""
         if not (out / RESULT).exists():

@@ -44,8 +44,8 @@ KINDS: dict[str, dict[str, Any]] = {
 """What is changed of the bare network's config."""
 PATIENT = 6
 """Early stopping waits this part of the epochs."""
-DIGITS_AUGMENT = "crop"
-"""A mirrored digit is another one, or none."""
+DIGITS_AUGMENT = {"data.augment": "crop", "data.max_shift": 1}
+"""Of 8 pixels, and without flips: a mirrored digit is another one, or none."""
 
 
 def presets() -> dict[str, Preset]:
@@ -73,7 +73,7 @@ def regularisation(choices: Choices) -> Study:
         if "train.patience" in changes:
             changes["train.patience"] = patience
         if chosen.config.data.name == "digits" and changes["data.augment"] != "none":
-            changes["data.augment"] = DIGITS_AUGMENT
+            changes |= DIGITS_AUGMENT
         job = Training(
             override(chosen.config, changes, where="the study"), weights="best" if kind == "early stopping" else "last"
         )

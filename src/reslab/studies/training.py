@@ -92,6 +92,13 @@ class Training:
             return "done" if all(files[look].exists() for look in self.looks) else "open"
         return "failed" if record.status == "failed" and "step" in (record.failure or {}) else "open"
 
+    def progress(self, out: Path) -> str:
+        """By its epochs; after the last one it evaluates."""
+        done, settings = len(RunFolder(out).read_epochs()), self.config.train
+        if settings.steps:
+            return f"epoch {done + 1}"
+        return f"epoch {done + 1} of {settings.epochs}" if done < settings.epochs else "evaluates"
+
     def changes(self, out: Path) -> list[str]:
         """Of the run's config."""
         folder = RunFolder(out)
