@@ -57,6 +57,7 @@ def test_degradation_follows_the_training_errors(plain, residual, word):
         (1e-6, 0.5, "holds", "holds"),
         (1e6, 0.5, "holds in part", "holds in part"),
         (1e6, 1e4, "does not hold", "holds in part"),
+        (0.5, 1e-4, "does not hold", "does not hold"),
         (1e-6, 1e-5, "holds in part", "does not hold"),
     ],
 )
@@ -67,13 +68,13 @@ def test_vanishing_follows_the_gradients(plain, residual, vanishing, the_one):
 
 
 @pytest.mark.parametrize(
-    ("residual", "zero", "word"), [(0.01, 0.001, "holds"), (0.5, 0.001, "holds in part"), (0.5, 0.4, "does not hold")]
+    ("shallow", "deep", "word"), [(0.01, 0.01, "holds"), (0.01, 0.5, "holds in part"), (0.5, 0.5, "does not hold")]
 )
-def test_the_identity_is_easier_only_where_shortcuts_win(residual, zero, word):
-    errors = {"plain": 0.1, "residual": residual, "residual, zero init": zero}
+def test_the_identity_is_easier_only_where_shortcuts_win(shallow, deep, word):
     rows = {
-        kind: ({"target": "x + 0.1 g(x)", "blocks": 4, "kind": kind}, {"test_error": (error, error)})
-        for kind, error in errors.items()
+        f"{kind}{blocks}": ({"target": "x", "blocks": blocks, "kind": kind}, {"test_error": (error, error)})
+        for blocks, residual in ((1, shallow), (4, deep))
+        for kind, error in (("plain", 0.1), ("residual", residual), ("residual, zero init", 0.0))
     }
     assert BY_KEY["identity"].judge(study("identity", rows)).word == word
 

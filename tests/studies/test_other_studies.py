@@ -21,7 +21,7 @@ from reslab.studies.measuring import Measuring
 from reslab.studies.presets import Choices
 from reslab.studies.scale import Scale, measure
 from reslab.studies.training import Training
-from reslab.studies.words import compared, standard_errors
+from reslab.studies.words import compared, difference_of, p_value
 
 PRESETS = [
     (name, preset)
@@ -96,9 +96,12 @@ def test_conclusions_name_what_helps_and_what_does_not():
     assert "1 of 2 kinds fit them; not b (90.00 %)" in variants.conclude(rows)
 
 
-def test_a_difference_is_clear_by_its_standard_error():
+def test_a_difference_is_clear_by_welchs_test_and_its_size():
     first, second = row("a", {}, error=(0.10, 0.12)), row("b", {}, error=(0.20, 0.22))
-    assert standard_errors(first, second, "error") == pytest.approx(-0.1 / (2 * 0.0002 / 2) ** 0.5)
+    # t = 0.1 / sqrt(2 * 0.0002 / 2) = 7.07 with 2 degrees of freedom, for which p = 1 - t / sqrt(t^2 + 2)
+    assert p_value(first, second, "error") == pytest.approx(1 - 50**0.5 / 52**0.5)
+    same = [row("x", {}, error=(error,) * 2) for error in (0.0056, 0.0084, 0.02)]
+    assert [difference_of(same[0], other, "error") for other in same] == ["equal", "equal", "better"]
     assert "a is better by 10.00 points" in compared(first, second, "error", names=("a", "b"))
     near = row("c", {}, error=(0.11, 0.13))
     assert "no difference that 2 seeds can show" in compared(first, near, "error", names=("a", "c"))
@@ -179,7 +182,7 @@ def test_deeper_takes_more_memory_and_checkpointing_less():
 
 @pytest.mark.slow
 def test_recipe_measures_time_and_memory_of_each_part(tmp_path, capsys):
-    arguments = ["study", "recipe", "--depths", "8", "--epochs", "1", "--seeds", "1", "--out", str(tmp_path), "--json"]
+    arguments = ["study", "recipe", "--depths", "8", "--epochs", "2", "--seeds", "1", "--out", str(tmp_path), "--json"]
     assert main([*arguments, "--kinds", "none", "mixed precision"]) == 0
     rows = {line["name"]: line["values"] for line in json.loads(capsys.readouterr().out)["rows"]}
     bare, mixed = rows["resnet8-none"], rows["resnet8-mixed-precision"]

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from reslab.cli.output import console, parse, print_json, table
-from reslab.errors import RequestError
+from reslab.errors import RequestError, WorkFailed
 from reslab.report.words import duration
 from reslab.studies.catalog import STUDIES, create_study
 from reslab.studies.presets import Choices
@@ -31,11 +31,11 @@ class StudyFlags:
     """Answer a question by many runs. A study that was interrupted goes on; one that is finished is only read."""
 
     preset: str = ""
-    """How large, where a study has several: digits (minutes), quick (an hour), paper (days; for a GPU)."""
+    """Data and size, where a study has several: digits, quick (CIFAR-10), paper; --dry-run tells how long."""
     out: Path | None = None
     """Folder of the runs, of index.html and table.md; by default runs/study-NAME-PRESET."""
-    seeds: int = 3
-    """Runs of each setting."""
+    seeds: int = 0
+    """Runs of each setting; 0 for the preset's."""
     depths: list[int] = field(default_factory=list)
     """Depths in place of the study's own, each 6n+2."""
     kinds: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class StudyFlags:
     data_dir: str = ""
     """Where named data sets lie."""
     workers: int = 0
-    """Runs at the same time, one thread each; 0 for one per core."""
+    """Runs at the same time; 0 for one per core."""
     ray: str = ""
     """Run on a Ray cluster instead: its address, or auto for the one that this machine belongs to."""
     budget: float = 0.0
@@ -94,7 +94,12 @@ def run(arguments: list[str]) -> int:
     if left:
         grid = executed(left, out, workers=workers, ray=flags.ray)
         where = f"on the cluster at {flags.ray}" if flags.ray else f"{workers} at once"
-        follow(study, left, grid, out, where=where)
+        try:
+            follow(study, left, grid, out, where=where)
+        except WorkFailed:
+            if out.exists():
+                result_of(study, out, has_changed=True)  # of those that ended
+            raise
     show(result_of(study, out, has_changed=bool(left)), out, seconds=time.perf_counter() - started, as_json=flags.json)
     return 0
 
@@ -125,7 +130,12 @@ def chosen(name: str, arguments: list[str]) -> tuple[Study, StudyFlags]:
         epochs=flags.epochs,
         data_dir=str(Path(flags.data_dir).resolve()) if flags.data_dir else "",
     )
-    return create_study(name, choices), flags
+    study = create_study(name, choices)
+    if flags.ray and not study.together:
+        raise RequestError(f"The study {name} measures time and memory of one machine: leave --ray out.")
+    if flags.ray and flags.budget:
+        raise RequestError("--budget is counted for this machine's cores, and --ray runs on others. Leave one out.")
+    return study, flags
 
 
 def workers_of(study: Study, flags: StudyFlags, *, num_left: int) -> int:

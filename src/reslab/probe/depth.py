@@ -45,31 +45,35 @@ def measure_depth(
     missing: dict[str, str] = {}
     few = fewer(batch, ENOUGH)
 
-    def measured(name: str, measure: Callable[[], Found]) -> Found | None:
-        try:
-            return measure()
-        except RequestError as reason:
-            missing[name] = str(reason)
-            return None
-
-    cut = measured("twin", lambda: cut_twin(model, batch, loss_fn)) if twin else None
+    cut = measured("twin", lambda: cut_twin(model, batch, loss_fn), missing) if twin else None
     if not is_full:
         return DepthRecord(twin=cut, not_measured=missing)
     mode: Literal["eval", "train"] = "eval" if is_trained else "train"
-    hurt = measured("lesions", lambda: lesions(model, batch, loss_fn, mode=mode)) or Lesions(float("nan"), (), {})
+    hurt = measured("lesions", lambda: lesions(model, batch, loss_fn, mode=mode), missing) or Lesions(
+        float("nan"), (), {}
+    )
     missing |= {f"lesion of {name}": reason for name, reason in hurt.not_cut.items()}
     return DepthRecord(
-        paths=measured("paths", lambda: path_spectrum(model, few, loss_fn)),
-        shattering=measured("shattering", lambda: shattering(model, batch)),
-        jacobians=measured("jacobians", lambda: jacobians(model, batch)) or (),
+        paths=measured("paths", lambda: path_spectrum(model, few, loss_fn), missing),
+        shattering=measured("shattering", lambda: shattering(model, batch), missing),
+        jacobians=measured("jacobians", lambda: jacobians(model, batch), missing) or (),
         lesions=hurt.lesions,
         loss=hurt.loss if hurt.lesions else None,
         twin=cut,
-        curvature=measured("curvature", lambda: largest_curvature(model, few, loss_fn)),
-        slice=measured("slice", lambda: loss_slice(model, few, loss_fn, name=type(model).__name__)),
-        noise_scale=measured("noise_scale", lambda: noise_scale(model, batch, loss_fn)),
+        curvature=measured("curvature", lambda: largest_curvature(model, few, loss_fn), missing),
+        slice=measured("slice", lambda: loss_slice(model, few, loss_fn, name=type(model).__name__), missing),
+        noise_scale=measured("noise_scale", lambda: noise_scale(model, batch, loss_fn), missing),
         not_measured=missing,
     )
+
+
+def measured(name: str, measure: Callable[[], Found], missing: dict[str, str]) -> Found | None:
+    """The measurement, or None with the reason in ``missing`` where it can't be made."""
+    try:
+        return measure()
+    except RequestError as reason:
+        missing[name] = str(reason)
+        return None
 
 
 def fewer(batch: Batch, count: int) -> Batch:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from reslab.errors import RequestError
 from reslab.records.nested import from_plain
 from reslab.records.strict_json import encode
+from reslab.records.training import SCHEMA_VERSION
 
 Unit = Literal["percent", "points", "count", "seconds", "mib", "number", "distance"]
 """``percent`` and ``points`` are kept as shares; ``distance`` is a number that is told in powers of ten."""
@@ -85,6 +86,7 @@ class StudyRecord:
         conclusion: computed from the rows.
         machine: of the first run: processor, cores, device.
         versions: of reslab, Python and torch, the same.
+        schema_version: of this record; a newer one than this reslab knows is refused.
     """
 
     name: str
@@ -98,6 +100,7 @@ class StudyRecord:
     conclusion: str
     machine: dict[str, str | int | float]
     versions: dict[str, str]
+    schema_version: int = SCHEMA_VERSION
 
     def row(self, name: str) -> StudyRow:
         """By its name.
@@ -131,6 +134,8 @@ def read_study(path: Path) -> StudyRecord:
         record: StudyRecord = from_plain(StudyRecord, json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise RequestError(f"{path} is damaged ({error}). Delete it; the study writes it again.") from None
+    if record.schema_version > SCHEMA_VERSION:
+        raise RequestError(f"{path} is of a newer reslab (schema {record.schema_version}). Read it with that one.")
     return record
 
 
@@ -140,7 +145,7 @@ def mean_of(numbers: Sequence[float]) -> float:
 
 
 def deviation_of(numbers: Sequence[float]) -> float:
-    """Of the sample; 0 for a single one, NaN for none."""
-    if not numbers:
+    """Of the sample; 0 for a single one, NaN for none, and where one of them is not finite."""
+    if not numbers or not all(map(math.isfinite, numbers)):
         return math.nan
     return statistics.stdev(numbers) if len(numbers) > 1 else 0.0

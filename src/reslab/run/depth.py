@@ -7,9 +7,8 @@ from dataclasses import asdict
 import torch
 
 from reslab.config import build, load_config
-from reslab.errors import RequestError
 from reslab.models.weights import load_own_weights
-from reslab.probe.depth import ENOUGH, fewer
+from reslab.probe.depth import ENOUGH, fewer, measured
 from reslab.probe.paths import path_spectrum
 from reslab.probe.shattering import shattering
 from reslab.records import DepthRecord, RunFolder, encode, write_atomic
@@ -42,9 +41,6 @@ def depth_now(subject: Subject, batch: tuple[torch.Tensor, torch.Tensor]) -> Dep
     """Paths and shattering of a network as it is; a plain one has one path."""
     model, loss = subject.model.train(), subject.task.loss
     missing: dict[str, str] = {}
-    paths = None
-    try:
-        paths = path_spectrum(model, fewer(batch, ENOUGH), loss)
-    except RequestError as reason:
-        missing["paths"] = str(reason)
-    return DepthRecord(paths=paths, shattering=shattering(model, batch), not_measured=missing)
+    paths = measured("paths", lambda: path_spectrum(model, fewer(batch, ENOUGH), loss), missing)
+    shattered = measured("shattering", lambda: shattering(model, batch), missing)
+    return DepthRecord(paths=paths, shattering=shattered, not_measured=missing)

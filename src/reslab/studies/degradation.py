@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from reslab.config import RunConfig, load_recipe, override
 from reslab.records import StudyRow
-from reslab.studies.presets import AN_HOUR, CIFAR10, DIGITS, OFFLINE, Choices, Preset, check_kinds
+from reslab.studies.presets import CIFAR10, DIGITS, OFFLINE, ONLINE, Choices, Preset, check_kinds
 from reslab.studies.study import Entry, Study
 from reslab.studies.training import DEPTH, ERRORS, FLOW, Training
 from reslab.studies.words import told
@@ -35,11 +35,11 @@ def presets() -> dict[str, Preset]:
     pair = ("plain", "residual")
     one_precision = {"train.amp": "none", "train.threads": 1}
     full = override(load_recipe("he2015-cifar"), one_precision, where="the study")
-    paper = "CIFAR-10 by the recipe of the paper; days on a CPU, made for a GPU"
+    paper = "CIFAR-10 by the recipe of the paper"
     return {
         "digits": Preset(DIGITS, OFFLINE, depths=(20, 56, 110), kinds=pair),
-        "quick": Preset(CIFAR10, AN_HOUR, depths=(20, 56), kinds=pair),
-        "paper": Preset(full, paper, depths=(20, 56, 110), kinds=pair),
+        "quick": Preset(CIFAR10, ONLINE, depths=(20, 56), kinds=pair, seeds=1),
+        "paper": Preset(full, paper, depths=(20, 56, 110), kinds=pair, seeds=1),
     }
 
 
@@ -57,14 +57,14 @@ def degradation(choices: Choices) -> Study:
         title="Does depth help?",
         question="Do deeper networks fit the training images better, with and without shortcuts?",
         protocol=(
-            f"{chosen.about.partition(';')[0]}.",
+            f"{chosen.about}; {chosen.config.train.epochs} epochs.",
             "One recipe for all networks; plain networks are their residual twins without the shortcuts.",
             "Clean training error: eval mode, no augmentation, over all training images, after the last step.",
             "Gradient: norm a sample, in the first step and in the last one that was read, in train mode.",
             "Half distance (shattering) and effective depth: on the first step's batch, before it and after the last.",
         ),
         entries=tuple(entry_of(chosen.config, kind, depth) for kind in chosen.kinds for depth in chosen.depths),
-        seeds=tuple(range(choices.seeds)),
+        seeds=tuple(range(chosen.seeds)),
         conclude=conclude,
         command=choices.command("degradation", presets()),
         measures=(*ERRORS, *FLOW, *DEPTH),

@@ -20,7 +20,9 @@ POLL_S = 0.5
 AT_WORK = threading.Lock()
 """Held by a process of the pool while it has a job."""
 ORPHANED = threading.Event()
-"""Set in a process of the pool whose study was killed: it begins no other job."""
+"""Set in a process of the pool whose study was killed."""
+STOPS: list[Any] = [ORPHANED]
+"""Once one of these is set, a process of the pool begins no other job; the second is the study's own."""
 GOES_ON = "What was done is kept; the same command goes on."
 
 
@@ -41,10 +43,10 @@ def run_grid(jobs: Mapping[str, Job], out: Path, *, workers: int | None = None, 
         return
     # spawn: a forked child would inherit torch's threads in whatever state they are
     context, count = multiprocessing.get_context("spawn"), min(workers or num_cores(), len(jobs))
-    shares = context.Queue()
+    shares, stop = context.Queue(), context.Event()
     for cores in core_shares(count):
         shares.put(cores)
-    with ProcessPoolExecutor(count, mp_context=context, initializer=stay_on, initargs=(shares,)) as pool:
+    with ProcessPoolExecutor(count, mp_context=context, initializer=stay_on, initargs=(shares, stop)) as pool:
         futures = {pool.submit(perform, job, out / name, resume): name for name, job in jobs.items()}
         pending: set[Future[str]] = set(futures)
         try:
@@ -52,6 +54,7 @@ def run_grid(jobs: Mapping[str, Job], out: Path, *, workers: int | None = None, 
                 _, pending = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
                 yield
         except BaseException:
+            stop.set()
             pool.shutdown(wait=True, cancel_futures=True)  # those that run end by the same Ctrl-C, with a checkpoint
             raise
     try:
@@ -66,7 +69,7 @@ def run_grid(jobs: Mapping[str, Job], out: Path, *, workers: int | None = None, 
 def perform(job: Job, out: Path, resume: bool) -> str:
     """One job in its own process; empty if it went well, or else the reason."""
     with AT_WORK:
-        return "interrupted" if ORPHANED.is_set() else job.run(out, resume=resume)
+        return "interrupted" if any(stop.is_set() for stop in STOPS) else job.run(out, resume=resume)
 
 
 def check_reasons(reasons: Mapping[str, str], jobs: Mapping[str, Job], out: Path, *, may_diverge: bool) -> None:
@@ -99,8 +102,9 @@ def core_shares(count: int) -> list[set[int]]:
     return [set(cores[place::count]) for place in range(count)]
 
 
-def stay_on(shares: Any) -> None:
+def stay_on(shares: Any, stop: Any) -> None:
     """At the start of a process of the pool: takes the next share of the cores, and stays no longer than its parent."""
+    STOPS.append(stop)
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         cores = shares.get(timeout=1)

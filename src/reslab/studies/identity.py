@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from reslab.records import MeasureRecord, StudyRow
 from reslab.studies.measuring import Measuring
-from reslab.studies.presets import Choices, check_kinds
+from reslab.studies.presets import SEEDS, Choices, check_kinds
 from reslab.studies.study import Entry, Study
 
 KINDS = ("plain", "residual", "residual, zero init")
@@ -186,7 +186,7 @@ def identity(choices: Choices) -> Study:
     check_kinds(kinds, dict.fromkeys(KINDS))
     settings = [Identity(kind, depth, part) for part in PARTS for depth in depths for kind in kinds]
     return Study(
-        name="identity",
+        name=choices.label("identity", {}),
         title="Is doing nothing easier with a shortcut?",
         question="How near do blocks come to their input, or to it plus something small, with shortcuts and without?",
         protocol=(
@@ -208,7 +208,7 @@ def identity(choices: Choices) -> Study:
             )
             for one in settings
         ),
-        seeds=tuple(range(choices.seeds)),
+        seeds=tuple(range(choices.seeds or SEEDS)),
         conclude=conclude,
         command=choices.command("identity", {}),
         measures=(START, TRAIN, TEST),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ DIGITS = RunConfig(
     data=DataConfig(name="digits", batch_size=64, workers=0),
     optim=OptimConfig(lr=0.1, momentum=0.9, weight_decay=1e-4, clip_grad_norm=1.0),
     schedule=ScheduleConfig(kind="one_cycle"),
-    train=TrainConfig(epochs=15, device="cpu", threads=1),
+    train=TrainConfig(epochs=15, device="cpu", threads=1, amp="none", channels_last="on", compile="off"),
 )
 """The recipe for handwritten digits. Without clipping, one seed of resnet110 in two diverges on the way up to the peak
 rate (dev/LOG.md); the paper met the same and warmed up."""
@@ -20,11 +21,12 @@ CIFAR10 = RunConfig(
     data=DataConfig(name="cifar10", batch_size=128, val_split=0),
     optim=OptimConfig(lr=0.1, momentum=0.9, weight_decay=1e-4),
     schedule=ScheduleConfig(kind="one_cycle"),
-    train=TrainConfig(epochs=4, threads=1, amp="none"),  # twins in one precision, whatever a trial finds
+    train=TrainConfig(epochs=4, threads=1, amp="none", channels_last="on"),
 )
-"""All images of CIFAR-10, a few times."""
-OFFLINE = "scikit-learn's handwritten digits, 8 x 8, offline; minutes"
-AN_HOUR = "CIFAR-10, all images, 4 epochs; about an hour on two cores"
+"""All images of CIFAR-10, a few times. Here and above twins have one precision and one memory format."""
+OFFLINE = "scikit-learn's handwritten digits, 8 x 8"
+ONLINE = "CIFAR-10, all images"
+SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,17 @@ class Preset:
 
     Args:
         config: the one recipe of all runs.
-        about: in a sentence: the data; how long it takes.
+        about: the data.
         depths: each 6n+2.
         kinds: of networks.
+        seeds: runs of each.
     """
 
     config: RunConfig
     about: str
     depths: tuple[int, ...] = ()
     kinds: tuple[str, ...] = ()
+    seeds: int = SEEDS
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Choices:
 
     Args:
         preset: of the study's; empty for its first.
-        seeds: runs of each setting.
+        seeds: runs of each setting; 0 for the preset's.
         depths: in place of the preset's.
         kinds: in place of the preset's.
         epochs: in place of the preset's; 0 for these.
@@ -58,7 +62,7 @@ class Choices:
     """
 
     preset: str = ""
-    seeds: int = 3
+    seeds: int = 0
     depths: tuple[int, ...] = ()
     kinds: tuple[str, ...] = ()
     epochs: int = 0
@@ -70,8 +74,15 @@ class Choices:
         Raises:
             RequestError: that names the choice.
         """
-        if self.seeds < 1 or self.epochs < 0:
-            raise RequestError(f"seeds starts at 1 and epochs at 0, got {self.seeds} and {self.epochs}.")
+        if self.seeds < 0 or self.epochs < 0:
+            raise RequestError(
+                f"seeds and epochs start at 1, or at 0 for the preset's, got {self.seeds} and {self.epochs}."
+            )
+        if min(self.depths, default=1) < 1:
+            raise RequestError(f"Depths start at 1, got {', '.join(map(str, self.depths))}.")
+        for name, chosen in (("depths", self.depths), ("kinds", self.kinds)):
+            if len(set(chosen)) < len(chosen):
+                raise RequestError(f"Each of --{name} is named once, got {', '.join(map(str, chosen))}.")
         for name in without:
             if value := getattr(self, name):
                 raise RequestError(f"The study {study} has no --{name} to choose, got {value!r}. Leave it out.")
@@ -91,17 +102,23 @@ class Choices:
         if found.depths:
             check_depths(depths)
         return Preset(
-            override(found.config, changes, where="the study"), found.about, depths, self.kinds or found.kinds
+            override(found.config, changes, where="the study"),
+            found.about,
+            depths,
+            self.kinds or found.kinds,
+            self.seeds or found.seeds,
         )
 
     def label(self, study: str, presets: Mapping[str, Preset]) -> str:
-        """Of study and preset, such as ``degradation-digits``."""
-        return f"{study}-{self.preset or next(iter(presets))}"
+        """Of study and preset, such as ``degradation-digits``; marked if other runs were chosen."""
+        name = f"{study}-{self.preset or next(iter(presets))}" if presets else study
+        own = f"{self.depths} {self.kinds} {self.epochs}"
+        return name if own == f"{()} {()} 0" else f"{name}-{hashlib.sha256(own.encode()).hexdigest()[:6]}"
 
     def command(self, study: str, presets: Mapping[str, Preset]) -> str:
         """That runs the study as chosen; where the data lies is the user's own matter. A study may have no presets."""
         preset = f" --preset {self.preset or next(iter(presets))}" if presets else ""
-        parts = [f"reslab study {study}{preset} --seeds {self.seeds}"]
+        parts = [f"reslab study {study}{preset} --seeds {self.pick(presets).seeds if presets else self.seeds or SEEDS}"]
         if self.depths:
             parts.append(f"--depths {' '.join(map(str, self.depths))}")
         if self.kinds:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from reslab.config import override
+from reslab.errors import RequestError
 from reslab.records import StudyRow
-from reslab.studies.presets import AN_HOUR, CIFAR10, DIGITS, OFFLINE, Choices, Preset, check_depths, check_kinds
+from reslab.studies.presets import CIFAR10, DIGITS, OFFLINE, ONLINE, Choices, Preset, check_depths, check_kinds
 from reslab.studies.study import Entry, Study
 from reslab.studies.training import KEPT, STEP, TEST_ERROR, TRAIN_ERROR, Training
 from reslab.studies.words import compared
@@ -34,7 +35,7 @@ def presets() -> dict[str, Preset]:
     """By name, the shortest first."""
     return {
         "digits": Preset(DIGITS, OFFLINE, (56,), tuple(KINDS)),
-        "quick": Preset(CIFAR10, AN_HOUR, (20,), tuple(KINDS)),
+        "quick": Preset(CIFAR10, ONLINE, (20,), tuple(KINDS)),
     }
 
 
@@ -45,6 +46,8 @@ def recipe(choices: Choices) -> Study:
         RequestError: for an unknown preset, depth or kind.
     """
     choices.check("recipe")
+    if choices.epochs == 1:
+        raise RequestError("The study recipe warms up for an epoch, so that it takes two at least, got --epochs 1.")
     chosen = choices.pick(presets())
     check_kinds(chosen.kinds, KINDS)
     check_depths(chosen.depths)
@@ -53,7 +56,7 @@ def recipe(choices: Choices) -> Study:
         title="What does each part of a recipe bring?",
         question="Accuracy, time and memory with warm-up, label smoothing and mixed precision, and without?",
         protocol=(
-            f"{chosen.about.partition(';')[0]}.",
+            f"{chosen.about}; {chosen.config.train.epochs} epochs.",
             f"Residual networks, SGD with momentum, cosine from {chosen.config.optim.lr:g};"
             f" {chosen.config.train.epochs} epochs, the weights after the last step.",
             "Warm-up: one epoch from a tenth of the rate. Label smoothing: 0.1. Mixed precision: bf16 autocast.",
@@ -73,7 +76,7 @@ def recipe(choices: Choices) -> Study:
             for depth in chosen.depths
             for kind in chosen.kinds
         ),
-        seeds=tuple(range(choices.seeds)),
+        seeds=tuple(range(chosen.seeds)),
         conclude=conclude,
         command=choices.command("recipe", presets()),
         measures=(TRAIN_ERROR, TEST_ERROR, STEP, KEPT),

@@ -8,7 +8,7 @@ from typing import Any
 
 from reslab.config import override
 from reslab.records import StudyRow
-from reslab.studies.presets import AN_HOUR, CIFAR10, DIGITS, OFFLINE, Choices, Preset, check_kinds
+from reslab.studies.presets import CIFAR10, DIGITS, OFFLINE, ONLINE, Choices, Preset, check_kinds
 from reslab.studies.study import Entry, Study
 from reslab.studies.training import DURATION, GAP, TEST_ERROR, TRAIN_ERROR, Training
 from reslab.studies.words import compared, told
@@ -54,7 +54,7 @@ def presets() -> dict[str, Preset]:
     longer = {"train.epochs": 8, "data.val_split": 0.1}
     return {
         "digits": Preset(override(DIGITS, few, where="the study"), OFFLINE, kinds=tuple(KINDS)),
-        "quick": Preset(override(CIFAR10, longer, where="the study"), AN_HOUR, kinds=tuple(KINDS)),
+        "quick": Preset(override(CIFAR10, longer, where="the study"), ONLINE, kinds=tuple(KINDS)),
     }
 
 
@@ -83,15 +83,16 @@ def regularisation(choices: Choices) -> Study:
         title="What keeps a network from learning by heart?",
         question="How far does each regulariser close the gap between training and test error?",
         protocol=(
-            f"{chosen.about.partition(';')[0]}.",
-            "resnet20 without norms (Fixup), without decay and without augmentation; each row adds one thing to it.",
+            f"{chosen.about}; {chosen.config.train.epochs} epochs.",
+            "resnet20 without norms (Fixup), without decay and without augmentation; each row adds one thing to it, and"
+            " batch norm takes the place of Fixup.",
             f"{chosen.config.train.epochs} epochs; the weights after the last step, but with early stopping (after"
             f" {patience} without a better one) those of the lowest validation error.",
             f"{chosen.config.data.val_split:.0%} of the training images are the validation split of every row: with few"
             " to learn from, the gap shows.",
         ),
         entries=tuple(entries),
-        seeds=tuple(range(choices.seeds)),
+        seeds=tuple(range(chosen.seeds)),
         conclude=conclude,
         command=choices.command("regularisation", presets()),
         measures=(TRAIN_ERROR, TEST_ERROR, GAP, DURATION),

@@ -6,6 +6,7 @@ import multiprocessing
 import re
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ import torch.nn.functional as F
 from reslab.errors import RequestError
 from reslab.models.catalog import create_model
 from reslab.records import MeasureRecord, StudyRow
+from reslab.studies.grid import end_with_parent
 from reslab.studies.measuring import Measuring
-from reslab.studies.presets import Choices, check_depths, check_kinds
+from reslab.studies.presets import SEEDS, Choices, check_depths, check_kinds
 from reslab.studies.study import Entry, Study
 
 DEPTHS = (20, 56, 110, 254, 542, 1202)
@@ -64,9 +66,11 @@ def measure(settings: Scale, seed: int) -> dict[str, float]:
 
 def measure_alone(settings: Scale, seed: int, answer: Connection) -> None:
     """Growth of this process up to the end of the first step, and the median time of those after it."""
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.manual_seed(seed)
     images = torch.randn(settings.batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(len(images)) % 10
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak counts from here
     before = memory_mib("VmRSS")
     model = create_model(f"resnet{settings.depth}", checkpoint_blocks=settings.checkpointed).train()
     model = model.to(memory_format=torch.channels_last)
@@ -117,13 +121,13 @@ def scale(choices: Choices) -> Study:
     check_kinds(kinds, dict.fromkeys(KINDS))
     check_depths(depths)
     return Study(
-        name="scale",
+        name=choices.label("scale", {}),
         title="What does depth cost?",
         question="How do time and memory of a training step grow with depth, with and without checkpointed blocks?",
         protocol=(
             "Residual networks for small images; SGD with momentum, batch 32 of 32x32, fp32, channels_last.",
             "Memory: growth of a fresh process from before the network is built to the end of its first step.",
-            "Time: median of three steps after the first. One network after the other.",
+            "Time: median of three steps after the first, on all cores. One network after the other.",
         ),
         entries=tuple(
             Entry(
@@ -135,7 +139,7 @@ def scale(choices: Choices) -> Study:
             for kind in kinds
             for depth in depths
         ),
-        seeds=tuple(range(choices.seeds)),
+        seeds=tuple(range(choices.seeds or SEEDS)),
         conclude=conclude,
         command=choices.command("scale", {}),
         measures=(PARAMETERS, PEAK, STEP),

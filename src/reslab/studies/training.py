@@ -32,7 +32,7 @@ DEPTH = (
 )
 """What is measured of the depth, where a study asks."""
 KEPT = MeasureRecord("kept_mib", "kept for backward", "mib")
-"""The same of memory."""
+"""Of one batch, where a study asks for costs."""
 STEP = MeasureRecord("step_ratio", "a step's time over fp32's", "number")
 """Of the same network in the run's precision and in fp32, by turns in one process."""
 Look = Literal["depth", "costs"]
@@ -153,7 +153,7 @@ def record_verdict(folder: RunFolder) -> None:
     """What is wrong, by the readings of a run that diverged, in a sentence beside what it saved."""
     from reslab.run.diagnose import diagnose_run
 
-    if findings := diagnose_run(folder).findings:
+    if folder.read_readings() and (findings := diagnose_run(folder).findings):
         write_atomic(folder.verdict, f"Verdict: {findings[0].id} ({findings[0].where}). {findings[0].sentence}")
 
 

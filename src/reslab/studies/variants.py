@@ -8,7 +8,7 @@ from typing import Any
 from reslab.config import override
 from reslab.layers.connections import CONNECTIONS
 from reslab.records import StudyRow, as_percent
-from reslab.studies.presets import AN_HOUR, CIFAR10, DIGITS, OFFLINE, Choices, Preset, check_kinds
+from reslab.studies.presets import CIFAR10, DIGITS, OFFLINE, ONLINE, Choices, Preset, check_kinds
 from reslab.studies.study import Entry, Study
 from reslab.studies.training import ERRORS, Training
 
@@ -29,7 +29,10 @@ SHOWN = 8
 def presets() -> dict[str, Preset]:
     """By name, the shortest first."""
     depths, kinds = (20, 56, 110), tuple(KINDS)
-    return {"digits": Preset(DIGITS, OFFLINE, depths, kinds), "quick": Preset(CIFAR10, AN_HOUR, depths, kinds)}
+    return {
+        "digits": Preset(DIGITS, OFFLINE, depths, kinds, seeds=1),
+        "quick": Preset(CIFAR10, ONLINE, depths, kinds, seeds=1),
+    }
 
 
 def variants(choices: Choices) -> Study:
@@ -46,7 +49,7 @@ def variants(choices: Choices) -> Study:
         title="Which junction trains at which depth?",
         question="Which kinds of shortcut, connection and order fit the training images as depth grows?",
         protocol=(
-            f"{chosen.about.partition(';')[0]}.",
+            f"{chosen.about}; {chosen.config.train.epochs} epochs.",
             "The network of He et al. 2015 with one thing changed, and one recipe for all, tuned for none of them.",
             "Clean training error: eval mode, no augmentation, over all training images, after the last step.",
         ),
@@ -60,7 +63,7 @@ def variants(choices: Choices) -> Study:
             for kind in chosen.kinds
             for depth in chosen.depths
         ),
-        seeds=tuple(range(choices.seeds)),
+        seeds=tuple(range(chosen.seeds)),
         conclude=conclude,
         command=choices.command("variants", presets()),
         measures=ERRORS,

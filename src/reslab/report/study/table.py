@@ -61,6 +61,8 @@ def measure_text(measure: MeasureRecord, row: StudyRow) -> str:
 
 def in_unit(measure: MeasureRecord, value: float) -> str:
     """One number of a measure."""
+    if not math.isfinite(value):
+        return "" if math.isnan(value) else "never" if measure.unit == "distance" else "infinite"
     if measure.unit == "percent":
         return as_percent(value)
     if measure.unit == "points":

@@ -7,8 +7,7 @@ from torchvision.models import Inception_V3_Weights, ResNet50_Weights, inception
 
 from reslab.models.architecture import Architecture
 from reslab.models.catalog import create_model
-from reslab.studies.claims.depth import ARTICLES
-from reslab.studies.claims.ledger import Claim, Evidence, Finding
+from reslab.studies.claims.ledger import ARTICLES, Claim, Evidence, Finding
 
 HUMAN, CLAIMED = 5.1, 15.2
 """Top-5 errors in percent, of a person and as the claim has it for ResNet-152."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from reslab.records import StudyRow
-from reslab.studies.claims.ledger import Claim, Evidence, Finding, Word, command_of
-from reslab.studies.words import standard_errors, told
+import math
+from collections.abc import Sequence
 
-ARTICLES = "articles and posts"
+from reslab.records import StudyRow, mean_of
+from reslab.studies.claims.ledger import ARTICLES, Claim, Evidence, Finding, Word, command_of
+from reslab.studies.words import difference_of, told
+
 NEAR = 0.05
 """Errors that differ by no more than this, five points, are called the same number."""
 VANISHED = 1e-3
@@ -20,12 +22,11 @@ def paper_errors(evidence: Evidence) -> Finding:
     quick, long = (evidence.studies.get(name) for name in ("degradation-quick", "accuracy-cifar10"))
     if quick is None and long is None:
         return Finding("not tested here", f"The study has not been run: {command_of('degradation-quick')}.")
-    found = Finding("not tested here", "") if quick is None else order_of(evidence, "test_error")
+    found = Finding("does not hold", "No plain network was trained so far.") if quick is None else order_of(evidence)
     if long is None:
         return found
     best = ", ".join(f"{row.name} {told(row, 'test_error')}" for row in long.rows)
-    text = f"{found.measured} By a recipe of up to 50 epochs: {best} (`{long.command}`).".strip()
-    return Finding("does not hold" if quick is None else found.word, text, found.study or long)
+    return Finding(found.word, f"{found.measured} By the recipe fast-cifar: {best}.", found.study or long)
 
 
 def both_errors(evidence: Evidence) -> Finding:
@@ -39,111 +40,133 @@ def both_errors(evidence: Evidence) -> Finding:
         for name, values in said.items()
         for key, value in zip(("train_error", "test_error"), values, strict=True)
     )
-    found = order_of(evidence, "train_error")
     figures = "; ".join(f"{name} {told(rows[name], 'train_error')} / {told(rows[name], 'test_error')}" for name in said)
-    word: Word = "holds" if near else found.word
+    word: Word = "holds" if near else order_of(evidence).word
     return Finding(word, f"Training / test error: {figures}. They depend on the recipe and its length.", study)
 
 
-def order_of(evidence: Evidence, key: str) -> Finding:
+def order_of(evidence: Evidence) -> Finding:
     """Whether depth hurts the plain networks and not the residual ones; a short recipe has not the paper's numbers."""
     study, rows = evidence.studies["degradation-quick"], evidence.rows("degradation-quick")
-    if not {"plain20", "plain56", "resnet20", "resnet56"} <= set(rows):
+    names = ("plain20", "plain56", "resnet20", "resnet56")
+    if not set(names) <= set(rows):
         return Finding("not tested here", "The study lacks one of the four networks.", study)
-    hurt = rows["plain56"].mean(key) > rows["plain20"].mean(key)
-    spared = rows["resnet56"].mean(key) <= rows["resnet20"].mean(key)
-    figures = ", ".join(f"{name} {told(rows[name], key)}" for name in ("plain20", "plain56", "resnet20", "resnet56"))
+    hurt = is_worse(rows["plain56"], rows["plain20"], "test_error")
+    spared = not is_worse(rows["resnet56"], rows["resnet20"], "test_error")
+    figures = ", ".join(f"{name} {told(rows[name], 'test_error')}" for name in names)
     words = {
-        (True, True): "The order is the claim's, the numbers are not: four epochs.",
+        (True, True): "The order is the claim's, the numbers are those of a short recipe.",
         (True, False): "Depth hurts both here.",
     }
-    said = words.get((hurt, spared), "The plain network does not get worse here.")
+    said = words.get((hurt, spared), "The deeper plain network is not clearly worse here.")
     return Finding("holds in part" if hurt else "does not hold", f"{figures}. {said}", study)
 
 
 def degradation(evidence: Evidence) -> Finding:
-    """The claim itself, by clean training error."""
-    study, rows = evidence.studies["degradation-digits"], evidence.rows("degradation-digits")
-    if not {"plain20", "plain56", "resnet20", "resnet56"} <= set(rows):
+    """The claim itself: 20 layers against 110, or where these weren't trained 56."""
+    deep = "110" if {"plain110", "resnet110"} <= names_in(evidence) else "56"
+    return against_20(evidence, deep)
+
+
+def names_in(evidence: Evidence) -> set[str]:
+    """Networks of the study on digits that came to an end, or diverged."""
+    return {row.name for row in evidence.studies["degradation-digits"].rows if row.num_ended or row.failed}
+
+
+def against_20(evidence: Evidence, deep: str) -> Finding:
+    """By clean training error; what diverged every time is worse than anything."""
+    study = evidence.studies["degradation-digits"]
+    if not {"plain20", f"plain{deep}", "resnet20", f"resnet{deep}"} <= names_in(evidence):
         return Finding("not tested here", "The study lacks one of the four networks.", study)
-    key, deep = "train_error", "110" if {"plain110", "resnet110"} <= set(rows) else "56"
-    hurt = clearly_worse(rows[f"plain{deep}"], rows["plain20"], key)
-    spared = not clearly_worse(rows[f"resnet{deep}"], rows["resnet20"], key)
+    hurt = is_worse(study.row(f"plain{deep}"), study.row("plain20"), "train_error")
+    spared = not is_worse(study.row(f"resnet{deep}"), study.row("resnet20"), "train_error")
     words: dict[tuple[bool, bool], Word] = {(True, True): "holds", (True, False): "holds in part"}
-    figures = ", ".join(
-        f"{family}{depth} {told(rows[f'{family}{depth}'], key)}"
-        for family in ("plain", "resnet")
-        for depth in ("20", deep)
-    )
+    rows = [study.row(f"{family}{depth}") for family in ("plain", "resnet") for depth in ("20", deep)]
+    figures = ", ".join(f"{row.name} {told(row, 'train_error') if row.num_ended else 'diverged'}" for row in rows)
     return Finding(words.get((hurt, spared), "does not hold"), f"Clean training error: {figures}.", study)
 
 
-def clearly_worse(worse: StudyRow, better: StudyRow, key: str) -> bool:
-    """By more than two standard errors and a point; of one seed, by five points."""
-    difference = worse.mean(key) - better.mean(key)
-    distance = standard_errors(worse, better, key)
-    return difference > NEAR if distance != distance else difference > 0.01 and distance > 2
+def is_worse(worse: StudyRow, better: StudyRow, key: str) -> bool:
+    """Clearly; of one seed, by five points; and what diverged every time is."""
+    if not worse.num_ended:
+        return True
+    found = difference_of(worse, better, key)
+    return worse.mean(key) - better.mean(key) > NEAR if found == "one seed" else found == "worse"
 
 
 def vgg(evidence: Evidence) -> Finding:
-    """The sentence about VGG, by plain networks."""
-    found = degradation(evidence)
+    """The sentence about VGG, by plain networks of its depths."""
+    found = against_20(evidence, "56")
     if found.word == "not tested here":
         return found
     word: Word = "holds in part" if found.word != "does not hold" else "does not hold"
     return Finding(word, f"Of plain networks in VGG's style, not of a VGG. {found.measured}", found.study)
 
 
+# ---- gradients
+
+
+def growths(evidence: Evidence, kind: str) -> dict[str, float]:
+    """Gradient at the first block over that at the last, first step, by network: the geometric mean over seeds."""
+    rows = evidence.rows("degradation-digits").items()
+    found = {name: row.values.get("start_growth", ()) for name, row in rows if row.factors["kind"] == kind}
+    return {
+        name: math.exp(mean_of([math.log(number) for number in numbers]))
+        for name, numbers in found.items()
+        if numbers and all(math.isfinite(number) and number > 0 for number in numbers)
+    }
+
+
+def in_words(growth: float) -> str:
+    """What a ratio of the gradient at the first block to that at the last means.
+
+    Example:
+        >>> in_words(1e6), in_words(3.0), in_words(1e-5), in_words(5e-3)
+        ('grows towards the input', 'is even', 'vanishes', 'shrinks')
+    """
+    if growth < VANISHED:
+        return "vanishes"
+    return "grows towards the input" if growth > EVEN else "shrinks" if growth < 1 / EVEN else "is even"
+
+
 def vanishing(evidence: Evidence) -> Finding:
-    """The gradient at the first block over that at the last, before the first step."""
+    """Of the deepest network of each kind, before the first step."""
     study = evidence.studies["degradation-digits"]
-    rows = {name: row for name, row in evidence.rows("degradation-digits").items() if "start_growth" in row.values}
-    plain = {name: row for name, row in rows.items() if row.factors["kind"] == "plain"}
-    residual = {name: row for name, row in rows.items() if row.factors["kind"] == "residual"}
+    plain, residual = growths(evidence, "plain"), growths(evidence, "residual")
     if not plain or not residual:
         return Finding("not tested here", "The study has no gradients of both kinds.", study)
-    vanishes = any(row.mean("start_growth") < VANISHED for row in plain.values())
-    even = all(1 / EVEN < row.mean("start_growth") < EVEN for row in residual.values())
-    words: dict[tuple[bool, bool], Word] = {
-        (True, True): "holds",
-        (True, False): "holds in part",
-        (False, True): "holds in part",
-    }
-    figures = ", ".join(f"{name} {row.mean('start_growth'):.3g}" for name, row in (plain | residual).items())
-    said = "in plain networks it vanishes"
-    if not vanishes:
-        said = "in plain networks with batch norm it does not vanish, it grows towards the input"
-    more = (
-        "in residual ones both ends are within two powers of ten" if even else "in residual ones it is not even either"
-    )
-    text = f"Gradient at the first block over that at the last, first step: {figures}. So {said}; {more}."
-    return Finding(words.get((vanishes, even), "does not hold"), text, study)
+    deep, twin = (in_words(list(found.values())[-1]) for found in (plain, residual))
+    words: dict[tuple[bool, bool], Word] = {(True, True): "holds", (False, False): "does not hold"}
+    figures = ", ".join(f"{name} {growth:.3g}" for name, growth in (plain | residual).items())
+    text = f"Gradient at the first block over that at the last, first step: {figures}."
+    text += f" With batch norm, in the deepest plain network it {deep}, in the deepest residual one it {twin}."
+    return Finding(words.get((deep == "vanishes", twin == "is even"), "holds in part"), text, study)
 
 
 def the_one(evidence: Evidence) -> Finding:
     """What the identity in the derivative does to the gradient: with and without it, at the greatest depth."""
     study = evidence.studies["degradation-digits"]
-    rows = {name: row for name, row in evidence.rows("degradation-digits").items() if "start_growth" in row.values}
-    deepest = max(int(row.factors["depth"]) for row in rows.values()) if rows else 0
-    plain, residual = rows.get(f"plain{deepest}"), rows.get(f"resnet{deepest}")
-    if plain is None or residual is None:
-        return Finding("not tested here", "The study has no gradients of both kinds at one depth.", study)
-    kept, needed = residual.mean("start_growth") > VANISHED, plain.mean("start_growth") < VANISHED
-    words: dict[tuple[bool, bool], Word] = {(True, True): "holds", (True, False): "holds in part"}
-    text = (
-        f"At {deepest} layers the gradient at the first block is {residual.mean('start_growth'):.3g} times that at the"
-        f" last with shortcuts, {plain.mean('start_growth'):.3g} times without."
-    )
-    if not needed:
-        half = ""
-        if "start_half" in plain.values and "start_half" in residual.values:
-            half = (
-                f" What differs is how long it stays itself on the way to another image: its cosine halves after"
-                f" {residual.mean('start_half'):.1e} of the way with shortcuts, {plain.mean('start_half'):.1e} or less"
-                " without."
-            )
-        text += f" It is kept, but nothing vanishes without the 1 either.{half}"
-    return Finding(words.get((kept, needed), "does not hold"), text, study)
+    plain, residual = growths(evidence, "plain"), growths(evidence, "residual")
+    if not plain or not residual:
+        return Finding("not tested here", "The study has no gradients of both kinds.", study)
+    (name, without), (twin, kept) = list(plain.items())[-1], list(residual.items())[-1]
+    text = f"Gradient at the first block over that at the last, first step: {twin} {kept:.3g}, {name} {without:.3g}."
+    if kept < VANISHED:
+        return Finding("does not hold", f"{text} It vanishes with shortcuts too.", study)
+    if without < VANISHED:
+        return Finding("holds", text, study)
+    text += " With shortcuts it is kept, but without them it does not vanish either."
+    halves = [evidence.rows("degradation-digits")[one].values.get("start_half", ()) for one in (twin, name)]
+    if all(halves):
+        far, near = (told_half(numbers) for numbers in halves)
+        text += f" What differs is how far it stays itself on the way to another image: {far} with, {near} without."
+    return Finding("holds in part", text, study)
+
+
+def told_half(halves: Sequence[float]) -> str:
+    """The way to another image on which the gradient's cosine falls to a half."""
+    mean = mean_of(halves)
+    return "all the way" if math.isinf(mean) else f"{100 * mean:.2g} % of it"
 
 
 def paths(evidence: Evidence) -> Finding:
@@ -161,28 +184,30 @@ def paths(evidence: Evidence) -> Finding:
     return Finding(word, text, study)
 
 
+# ---- the identity
+
+
 def identity(evidence: Evidence) -> Finding:
-    """F = 0 against H = x, by blocks that shall give back their input."""
-    study, rows = evidence.studies["identity"], evidence.rows("identity")
-    words = []
-    wins: list[bool] = []
-    for blocks in sorted({int(row.factors["blocks"]) for row in rows.values()}):
-        here = {
-            str(row.factors["kind"]): row
-            for row in rows.values()
-            if row.factors["blocks"] == blocks and row.factors["target"] == "x + 0.1 g(x)"
-        }
+    """F = 0 against H = x, by blocks that shall give back their input; judged by every seed, at each depth."""
+    study, words, wins = evidence.studies["identity"], [], []
+    rows = [row for row in evidence.rows("identity").values() if row.factors["target"] == "x"]
+    for blocks in sorted({int(row.factors["blocks"]) for row in rows}):
+        here = {str(row.factors["kind"]): row for row in rows if row.factors["blocks"] == blocks}
         if len(here) < 3:
             continue
-        plain, residual, zero = (here[kind].mean("test_error") for kind in ("plain", "residual", "residual, zero init"))
-        wins += [residual < plain, zero < plain]
-        words.append(f"{blocks} blocks: {plain:.2g} without, {residual:.2g} with, {zero:.2g} with zero branches")
+        plain, residual, zero = (here[kind] for kind in ("plain", "residual", "residual, zero init"))
+        wins.append(max(residual.values["test_error"]) < min(plain.values["test_error"]))
+        errors = ", ".join(f"{row.mean('test_error'):.2g}" for row in (plain, residual, zero))
+        words.append(f"{blocks} block{'s' if blocks > 1 else ''}: {errors}")
     if not wins:
         return Finding("not tested here", "The study lacks one of its kinds.", study)
     word: Word = "holds" if all(wins) else "holds in part" if any(wins) else "does not hold"
-    text = f"Test error at x plus a tenth of another function, without and with shortcuts: {'; '.join(words)}."
-    if word == "holds in part":
-        text += " With ordinary initial values and no norms, many blocks add up to too much at the start."
+    text = (
+        "Test error at giving back the input, without shortcuts, with them, and with branches that start at zero, where"
+        f" it is the beginning already: {'; '.join(words)}."
+    )
+    if wins[0] and not wins[-1]:
+        text += " Many branches with ordinary initial values and no norms add up to too much at the start."
     return Finding(word, text, study)
 
 

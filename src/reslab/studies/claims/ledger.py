@@ -15,6 +15,7 @@ from reslab.errors import RequestError
 from reslab.records import StudyRecord, StudyRow, read_study
 
 Word = Literal["holds", "holds in part", "does not hold", "not tested here"]
+ARTICLES = "articles and posts"
 SHIPPED = Path(__file__).parent / "evidence"
 """Records of our own runs, one file a study."""
 

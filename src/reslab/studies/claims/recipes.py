@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from reslab.records import StudyRow
-from reslab.studies.claims.depth import ARTICLES
-from reslab.studies.claims.ledger import Claim, Evidence, Finding, Word
-from reslab.studies.words import compared, told, verdict_of
+from reslab.studies.claims.ledger import ARTICLES, Claim, Evidence, Finding, Word
+from reslab.studies.words import compared, difference_of, told
 
-WORDS: dict[str, Word] = {"better": "holds in part", "worse": "does not hold", "equal": "not tested here"}
+WORDS: dict[str, Word] = {
+    "better": "holds in part",
+    "worse": "does not hold",
+    "equal": "not tested here",
+    "one seed": "not tested here",
+}
 """Of what is better, but not all that was said; a difference that the seeds can't show is neither yes nor no."""
 POINTS = 0.003
 """Accuracies that differ by no more than this are called the same number."""
@@ -22,7 +26,7 @@ def mnist(evidence: Evidence) -> Finding:
     if plain is None or residual is None:
         return Finding("not tested here", "The study lacks one of its kinds.", study)
     near = all(abs(row.mean("test_accuracy") - said) <= POINTS for row, said in ((plain, 0.978), (residual, 0.985)))
-    found = verdict_of(residual, plain, "test_error")
+    found = difference_of(residual, plain, "test_error")
     word: Word = "holds" if near and found == "better" else WORDS[found]
     accuracies = (
         f"Accuracy {100 * plain.mean('test_accuracy'):.2f} % plain, {100 * residual.mean('test_accuracy'):.2f} %"
@@ -42,13 +46,13 @@ def brings(evidence: Evidence, part: str, *, note: str = "") -> Finding:
     study, pair = evidence.studies["recipe-digits"], part_of(evidence, part)
     if pair is None:
         return Finding("not tested here", f"The study has no recipe with {part}.", study)
-    found = verdict_of(*pair, "test_error")
+    found = difference_of(*pair, "test_error")
     word: Word = "holds" if found == "better" else WORDS[found]
     return Finding(word, f"Test error: {compared(*pair, 'test_error', names=(part, 'without'))}.{note}", study)
 
 
 def smoothing(evidence: Evidence) -> Finding:
-    """By test error and by the gap."""
+    """By test error: the training error is zero either way."""
     return brings(
         evidence,
         "label smoothing",
@@ -78,16 +82,22 @@ def regularisers(evidence: Evidence) -> Finding:
     study, rows = evidence.studies["regularisation-digits"], evidence.rows("regularisation-digits")
     if "none" not in rows or len(rows) < 2:
         return Finding("not tested here", "The study lacks the bare network or all others.", study)
-    found = {name: verdict_of(row, rows["none"], "test_error") for name, row in rows.items() if name != "none"}
+    found = {
+        name: difference_of(row, rows["none"], "test_error")
+        for name, row in rows.items()
+        if name not in ("none", "all-but-early-stopping")
+    }
     verdicts = set(found.values())
-    word: Word = "holds" if verdicts == {"better"} else WORDS["better" if "better" in verdicts else max(verdicts)]
+    word: Word = "holds" if verdicts == {"better"} else WORDS[next(verdict for verdict in WORDS if verdict in verdicts)]
     parts = []
-    for verdict, what in (("better", "clearly better"), ("equal", "no difference to see"), ("worse", "clearly worse")):
+    for verdict, what in (("better", "Clearly better"), ("equal", "No difference to see"), ("worse", "Clearly worse")):
         named = [f"{name} {told(rows[name], 'test_error')}" for name in found if found[name] == verdict]
         parts += [f"{what}: {', '.join(named)}"] if named else []
     bare = rows["none"]
     text = f"Test error without any {told(bare, 'test_error')}, training error {told(bare, 'train_error')}. "
-    return Finding(word, f"{text}{'; '.join(parts)}.", study)
+    together = rows.get("all-but-early-stopping")
+    more = f" All but early stopping together: {told(together, 'test_error')}." if together else ""
+    return Finding(word, f"{text}{'. '.join(parts)}.{more}", study)
 
 
 CLAIMS = (

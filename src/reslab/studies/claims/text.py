@@ -28,7 +28,12 @@ def origin_of(study: StudyRecord | None) -> str:
     if study is None:
         return ""
     machine = ", ".join(str(study.machine[key]) for key in ("processor", "gpu") if study.machine.get(key))
-    return f"`{study.command}`, n = {len(study.seeds)}, {machine or 'machine not recorded'}"
+    return f"`{study.command}`, n = {most_runs(study)}, {machine or 'machine not recorded'}"
+
+
+def most_runs(study: StudyRecord) -> int:
+    """Runs of the setting that has most."""
+    return max((row.num_ended for row in study.rows), default=0)
 
 
 def markdown_of(judged: Sequence[tuple[Claim, Finding]]) -> str:
@@ -69,7 +74,7 @@ def plain_of(judged: Sequence[tuple[Claim, Finding]]) -> list[dict[str, Any]]:
             "word": finding.word,
             "measured": finding.measured,
             "command": finding.study.command if finding.study else "",
-            "n": len(finding.study.seeds) if finding.study else 0,
+            "n": most_runs(finding.study) if finding.study else 0,
             "machine": finding.study.machine if finding.study else {},
         }
         for claim, finding in judged

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from reslab.studies.claims.depth import ARTICLES
-from reslab.studies.claims.ledger import Claim, Evidence, Finding
+from reslab.studies.claims.ledger import ARTICLES, Claim, Evidence, Finding
 
 
 def not_yet(why: str) -> Finding:
