@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -16,8 +17,9 @@ from reslab.cli.main import main
 from reslab.cli.study import progress_text
 from reslab.config import override
 from reslab.errors import RequestError, WorkFailed
-from reslab.records import Errors, RunFolder, RunRecord, StudyRow, encode, read_study
-from reslab.report.study.table import markdown_of
+from reslab.records import Errors, MeasureRecord, RunFolder, RunRecord, StudyRow, encode, read_study
+from reslab.report.study.table import markdown_of, measure_text
+from reslab.studies import grid
 from reslab.studies.degradation import KINDS, conclude, degradation
 from reslab.studies.estimate import makespan_s
 from reslab.studies.grid import core_shares, run_grid
@@ -272,3 +274,44 @@ def test_progress_tells_how_far_the_runs_are_that_have_begun(tmp_path):
     waiting = unfinished(jobs, tmp_path)
     assert progress_text(waiting, tmp_path, num_runs=8) == "1 of 8 runs done; plain8-seed1 epoch 1 of 1"
     assert progress_text({}, tmp_path, num_runs=8) == "8 of 8 runs done"
+
+
+def test_a_measure_that_is_not_finite_is_told_and_stops_nothing(tmp_path):
+    half = MeasureRecord("end_half", "half distance, end", "distance")
+    rows = (StudyRow("a", {"depth": 8}, {"end_half": (math.inf, math.inf)}, {}, 0),)
+    rows += (StudyRow("b", {"depth": 14}, {"end_half": (math.nan, 0.1)}, {}, 0),)
+    assert [measure_text(half, row) for row in rows] == ["never", ""]
+    record = replace(SMALL.record(tmp_path), rows=rows, measures=(half,))
+    (tmp_path / "study.json").write_text(record.to_json(), encoding="utf-8")
+    assert read_study(tmp_path / "study.json").rows[0] == rows[0]
+    newer = record.to_json().replace('"schema_version": 1', '"schema_version": 99')
+    (tmp_path / "study.json").write_text(newer, encoding="utf-8")
+    with pytest.raises(RequestError, match="of a newer reslab"):
+        read_study(tmp_path / "study.json")
+
+
+def test_other_choices_have_another_name_and_folder():
+    names = [
+        degradation(Choices("digits", **choices)).name
+        for choices in ({}, {"seeds": 1}, {"depths": (8, 14)}, {"kinds": ("plain",)}, {"epochs": 3})
+    ]
+    assert names[:2] == ["degradation-digits"] * 2  # more seeds of the same
+    assert len(set(names)) == 4
+
+
+def test_once_a_study_is_told_to_stop_its_processes_begin_no_other_job(monkeypatch, tmp_path):
+    job, stop = SMALL.jobs()["plain8-seed0"], threading.Event()
+    monkeypatch.setattr(grid, "STOPS", [stop])
+    stop.set()
+    assert grid.perform(job, tmp_path / "a", True) == "interrupted"
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_before_its_first_reading_is_a_row_too(tmp_path):
+    job = SMALL.jobs()["plain8-seed0"]
+    wild = {"optim.lr": 1e12, "optim.clip_grad_norm": 0.0, "train.probe": False}
+    job = replace(job, config=override(job.config, wild, where="the test"))
+    assert job.run(tmp_path / "wild", resume=True).startswith("NonFiniteError")
+    assert job.status(tmp_path / "wild") == "failed"
+    assert job.failure(tmp_path / "wild").startswith("Non-finite loss")
