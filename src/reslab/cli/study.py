@@ -58,9 +58,12 @@ class StudyFlags:
 
 def run(arguments: list[str]) -> int:
     """Parses, trains what isn't trained yet under a live table, concludes. Returns the exit code."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments:
         list_studies()
         return 0
+    if arguments[0] in ("-h", "--help"):
+        list_studies()
+        parse(StudyFlags, ["--help"], command="study NAME")
     if arguments[0].startswith("-"):
         raise RequestError(f"Name the study first: reslab study {' | '.join([*STUDIES, 'claims'])}.")
     name, *rest = arguments
@@ -109,8 +112,8 @@ def list_studies() -> None:
     from reslab.cli.claims import ABOUT
 
     screen = console()
-    screen.print("reslab study NAME: answer a question by many runs; [b]reslab study NAME --help[/b] has the flags.\n")
-    screen.print(table(["study", "question"], [*map(list, STUDIES.items()), ["claims", ABOUT]]))
+    screen.print(table(["reslab study", "question"], [*map(list, STUDIES.items()), ["claims", ABOUT]]))
+    screen.print()
 
 
 def chosen(name: str, arguments: list[str]) -> tuple[Study, StudyFlags]:
