@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from measure import parse_flags, report
-from memory import in_fresh_process, peak_mib, resident_mib
+from memory import in_fresh_process
 from reslab.models.catalog import create_model
+from reslab.run.memory import peak_mib, resident_mib
 
 NAMES = ("resnet110", "resnet1202")
 BATCH, SIDE = 64, 32

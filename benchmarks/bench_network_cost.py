@@ -19,8 +19,9 @@ import torchvision
 from torch import Tensor, nn
 
 from measure import interleave, parse_flags, ratios, report
-from memory import in_fresh_process, peak_mib, resident_mib
+from memory import in_fresh_process
 from reslab.models.catalog import create_model
+from reslab.run.memory import peak_mib, resident_mib
 
 BATCH, SIDE = 8, 128
 BAR = 1.03

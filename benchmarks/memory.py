@@ -1,34 +1,13 @@
-"""Memory that something takes, by the operating system, in a process of its own. Linux only."""
+"""What something takes in a process of its own."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-
-
-def resident_mib() -> float:
-    """Resident size of this process now."""
-    return status_mib("VmRSS")
-
-
-def peak_mib() -> float:
-    """The most this process has had.
-
-    ``getrusage`` would not do: its peak starts at the parent's, for ``exec`` keeps it.
-    """
-    return status_mib("VmHWM")
-
-
-def status_mib(key: str) -> float:
-    status = Path("/proc/self/status").read_text()
-    match = re.search(rf"^{key}:\s+(\d+) kB$", status, re.MULTILINE)
-    assert match, status
-    return int(match[1]) / 1024
 
 
 def in_fresh_process(call: str, *, to_the_byte: bool = False) -> Any:

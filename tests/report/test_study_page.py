@@ -98,10 +98,11 @@ def test_means_are_drawn_against_depth_on_one_axis_for_both_errors():
     domains = [panel["layer"][0]["encoding"]["y"]["scale"]["domain"] for panel in spec["concat"]]
     assert domains[0] == domains[1] == [0, 50]
     values = [row for rows in spec["datasets"].values() for row in rows]
-    assert sum(row["n"] == 0 for row in values) == 16  # a ring for each seed
-    caption = means_figure(degradation()).caption
-    assert "Clean training error: from 1.00 % (20, residual) " not in caption
-    assert "to 41.00 % (56, plain)" in caption
+    assert sum("n" not in row for row in values) == 16  # a ring for each seed
+    assert means_figure(degradation()).caption == (
+        "Clean training error: from 1.00 % (56, residual) to 41.00 % (56, plain)."
+        " Test error: from 3.00 % (56, residual) to 43.00 % (56, plain)."
+    )
 
 
 def test_settings_without_a_number_are_drawn_line_by_line():
@@ -139,6 +140,19 @@ def test_shattering_is_told_for_the_deepest_of_each_family(twins):
     assert len(figure.spec["concat"]) == 2
     assert figure.tables[0].rows[0][1:3] == ["0.05", "0.5 of 1 branches"]
     assert depth_figure([]).spec is None
+
+
+def test_what_was_not_measured_of_the_depth_is_said_and_not_drawn(twins):
+    missing = {"paths": "too many blocks", "shattering": "the gradient is not finite"}
+    record = asdict(DepthRecord(paths=None, shattering=None, not_measured=missing))
+    twins[0].depth.write_text(encode({"start": record, "end": record}), encoding="utf-8")
+    figure = depth_figure(twins[:1])
+    assert figure.spec is None
+    assert figure.tables[0].rows == [[twins[0].name, *["not measured", "one path"] * 2]]
+    add_depth(twins[1], half=0.05)
+    figure = depth_figure(twins[:2])
+    assert len(figure.tables[0].rows) == 2
+    assert {row["run"] for rows in figure.spec["datasets"].values() for row in rows if "run" in row} == {twins[1].name}
 
 
 def test_the_page_has_answer_table_notices_and_command(twins, tmp_path):

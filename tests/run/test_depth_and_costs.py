@@ -18,6 +18,7 @@ from reslab.run.depth import record_depth
 from reslab.run.diagnose import first_batch
 from reslab.run.recorder import Display
 from reslab.run.train import train
+from reslab.train.trial import Way
 
 CPU = torch.device("cpu")
 
@@ -63,4 +64,4 @@ def test_what_is_kept_is_counted_once_and_without_parameters():
     model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512))
     images = torch.randn(1024, 512)  # 2 MiB
     assert kept_mib(model, torch.sum, images) == pytest.approx(2 + 2)  # the input, and what the ReLU puts out
-    assert step_ratio(model, torch.sum, images, amp="none") == 1.0
+    assert step_ratio(model, torch.sum, images, Way()) == 1.0

@@ -12,6 +12,7 @@ import torch
 
 from reslab.cli.main import main
 from reslab.config import build
+from reslab.config.changes import differences
 from reslab.errors import RequestError
 from reslab.records import StudyRow
 from reslab.studies import identity, recipe, regularisation, variants
@@ -58,6 +59,10 @@ def test_regularisers_change_one_thing_of_one_network():
     bare = entries["none"].config
     assert (bare.model.norm, bare.optim.weight_decay, bare.optim.l1, bare.model.dropout) == ("none", 0, 0, 0)
     assert bare.data.augment == "none"
+    num_changed = {name: len(differences(bare, job.config)) for name, job in entries.items()}
+    of_fixup = {"batch norm": 2, "augmentation": 2}  # Fixup goes as the norm comes; a crop has its size
+    every = sum({"dropout": 1, "L1": 1, "L2": 1, **of_fixup}.values())
+    assert num_changed == dict.fromkeys(entries, 1) | of_fixup | {"none": 0, "all but early stopping": every}
     assert entries["L2"].config.optim.weight_decay > 0
     assert entries["batch norm"].config.model.norm == "batch"
     assert entries["augmentation"].config.data.augment == "crop"  # a mirrored digit is another one

@@ -47,19 +47,36 @@ def row(kind, depth, errors, *, failed=None):
 )
 def test_the_sentence_says_what_the_numbers_say(plain, residual, expected):
     rows = [
-        row(kind, depth, [error, error])
+        row(kind, depth, [error, error + 0.02])
         for kind, errors in (("plain", (0.0, plain)), ("residual", (0.0, residual)))
         for depth, error in zip((20, 110), errors, strict=True)
     ]
     sentence = conclude(rows)
     assert expected in sentence
-    assert f"to {100 * plain:.2f} % (\N{PLUS-MINUS SIGN} 0.00, n = 2)" in sentence
+    assert f"to {100 * plain + 1:.2f} % (\N{PLUS-MINUS SIGN} 1.41, n = 2)" in sentence
 
 
 def test_what_has_diverged_is_in_the_sentence_and_in_the_table(tmp_path):
     rows = [row("plain", 20, [0.1]), row("plain", 56, [0.2], failed={"1": "the loss is NaN at step 7"})]
     assert "Diverged: plain56 (1 of 2)." in conclude(rows)
     assert "| 56 | plain | 1, 1 diverged |" in markdown_of(replace(SMALL.record(tmp_path), rows=tuple(rows)))
+
+
+def test_what_diverges_every_time_is_worse_than_anything():
+    twins = [row("residual", depth, [0.0, 0.0]) for depth in (20, 110)]
+    lost = row("plain", 110, [], failed={"0": "the loss is NaN at step 7", "1": "the loss is NaN at step 9"})
+    said = conclude([row("plain", 20, [0.1, 0.1]), lost, *twins])
+    assert said.startswith("Without shortcuts deeper is worse, with them it is not. Diverged: plain110 (2 of 2).")
+    assert "deeper is worse" not in conclude([replace(lost, factors={"depth": 20, "kind": "plain"}), lost, *twins])
+
+
+def test_of_single_runs_five_points_are_worse_and_of_several_what_seeds_cannot_explain():
+    residual = [row("residual", depth, [0.0]) for depth in (20, 110)]
+    for error, is_told in ((0.04, False), (0.06, True)):
+        said = conclude([row("plain", 20, [0.0]), row("plain", 110, [error]), *residual])
+        assert said.startswith("Without shortcuts deeper is worse") == is_told
+    noisy = [row("plain", 20, [0.0, 0.1, 0.2]), row("plain", 110, [0.0, 0.2, 0.4])]
+    assert conclude(noisy + [row("residual", depth, [0.0] * 3) for depth in (20, 110)]).startswith("No degradation")
 
 
 def test_one_depth_concludes_nothing():

@@ -22,6 +22,7 @@ from reslab.studies.presets import Choices
 
 if TYPE_CHECKING:
     from reslab.records import StudyRecord
+    from reslab.studies.estimate import Estimate
     from reslab.studies.job import Job
     from reslab.studies.study import Study
 
@@ -81,17 +82,16 @@ def run(arguments: list[str]) -> int:
     left = unfinished(study.jobs(), out)
     workers = workers_of(study, flags, num_left=len(left))
     if flags.dry_run or (flags.budget and left):
-        from reslab.studies.estimate import makespan_s  # which needs torch
+        from reslab.studies.estimate import estimate  # which needs torch
 
-        seconds = {name: job.expected_s() for name, job in left.items()}
-        minutes = makespan_s(seconds.values(), workers=workers) / 60
+        expected = estimate(left, workers=workers)
         if flags.dry_run:
-            show_grid(study, seconds, minutes=minutes, workers=workers, as_json=flags.json)
+            show_grid(study, expected, as_json=flags.json)
             return 0
-        if minutes > flags.budget:
+        if expected.minutes > flags.budget:
             raise RequestError(
-                f"{len(left)} runs would take about {minutes:.0f} minutes on {workers} cores, more than --budget"
-                f" {flags.budget:g}. Take fewer --seeds, --depths or --epochs, or a larger budget."
+                f"{len(left)} runs would take about {expected.minutes:.0f} minutes on {expected.where}, more than"
+                f" --budget {flags.budget:g}. Take fewer --seeds, --depths or --epochs, or a larger budget."
             )
     started = time.perf_counter()
     if left:
@@ -158,17 +158,17 @@ def executed(left: Mapping[str, Job], out: Path, *, workers: int, ray: str) -> I
     return run_on_ray(left, out, address=ray) if ray else run_grid(left, out, workers=workers, resume=True)
 
 
-def show_grid(study: Study, seconds: dict[str, float], *, minutes: float, workers: int, as_json: bool) -> None:
-    """What would be trained; ``seconds`` is the expected length of each run that is left."""
-    names = list(study.jobs())
+def show_grid(study: Study, expected: Estimate, *, as_json: bool) -> None:
+    """What would be trained, and how long what is left of it takes."""
+    names, seconds = list(study.jobs()), expected.seconds
     if as_json:
-        print_json({"runs": {name: seconds.get(name, 0.0) for name in names}, "minutes": minutes, "workers": workers})
+        lengths = {name: seconds.get(name, 0.0) for name in names}
+        print_json({"runs": lengths, "minutes": expected.minutes, "where": expected.where})
         return
     cells = [[name, duration(seconds[name]) if name in seconds else "done"] for name in names]
     console().print(table(["run", "expected"], cells, numeric=["expected"]))
-    console().print(
-        f"\n{len(seconds)} of {len(names)} runs left, about {minutes:.0f} minutes on {workers} cores of this machine."
-    )
+    left = f"{len(seconds)} of {len(names)} runs left"
+    console().print(f"\n{left}, about {expected.minutes:.0f} minutes on {expected.where}.")
 
 
 def follow(study: Study, left: Mapping[str, Job], grid: Iterator[None], out: Path, *, where: str) -> None:
@@ -203,7 +203,8 @@ def result_of(study: Study, out: Path, *, has_changed: bool) -> StudyRecord:
         return record
     from reslab.studies.result import write_result  # which needs what draws
 
-    return write_result(study, out)
+    write_result(study, record, out)
+    return record
 
 
 def show(record: StudyRecord, out: Path, *, seconds: float, as_json: bool) -> None:

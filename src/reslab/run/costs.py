@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +13,8 @@ from reslab.records import RunFolder, encode, write_atomic
 from reslab.run.assemble import build_subject
 from reslab.run.diagnose import first_batch
 from reslab.run.recorder import Display
-from reslab.train.evaluate import AmpKind, autocast
-
-ROUNDS = 7
-"""Steps in each precision, after one to warm up."""
+from reslab.train.evaluate import autocast
+from reslab.train.trial import Trial, Way, untouched
 
 
 def record_costs(folder: RunFolder) -> dict[str, float]:
@@ -29,6 +26,7 @@ def record_costs(folder: RunFolder) -> dict[str, float]:
     config = load_config(folder.config)
     device, amp = build.device(config.train.device), config.train.amp
     assert amp != "auto", "a run's config has what its trial chose"
+    way = Way(amp, channels_last=config.train.channels_last == "on", threads=torch.get_num_threads())
     subject = build_subject(config, Display(), device=device)
     images, labels = first_batch(subject.data, config, device=device)
     model = subject.model.train().to(device)
@@ -38,7 +36,7 @@ def record_costs(folder: RunFolder) -> dict[str, float]:
 
     with autocast(amp, device):
         kept = kept_mib(model, loss, images)
-    found = {"kept_mib": kept, "step_ratio": step_ratio(model, loss, images, amp=amp)}
+    found = {"kept_mib": kept, "step_ratio": step_ratio(model, loss, images, way)}
     write_atomic(folder.costs, encode({**found, "batch_size": len(images)}, indent=2) + "\n")
     return found
 
@@ -68,19 +66,10 @@ def kept_mib(model: nn.Module, loss: Callable[[Tensor], Tensor], images: Tensor)
     return sum(sizes.values()) / 2**20
 
 
-def step_ratio(model: nn.Module, loss: Callable[[Tensor], Tensor], images: Tensor, *, amp: AmpKind) -> float:
+def step_ratio(model: nn.Module, loss: Callable[[Tensor], Tensor], images: Tensor, way: Way) -> float:
     """Time of forward and backward pass over that in fp32, by turns: what else the machine does hits both."""
-    if amp == "none":
+    plain = replace(way, amp="none")
+    if way == plain:
         return 1.0
-
-    def step_s(kind: AmpKind) -> float:
-        started = time.perf_counter()
-        with autocast(kind, images.device):
-            total = loss(model(images))
-        total.backward()
-        if images.device.type == "cuda":
-            torch.cuda.synchronize(images.device)
-        return time.perf_counter() - started
-
-    ratios = [step_s(amp) / step_s("none") for _ in range(ROUNDS + 1)]
-    return statistics.median(ratios[1:])
+    with untouched(images.device):
+        return 1 / Trial(model, loss, images, num_images=len(images)).gain(way, plain)

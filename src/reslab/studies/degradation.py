@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 from reslab.config import RunConfig, load_recipe, override
 from reslab.records import StudyRow
-from reslab.studies.presets import CIFAR10, DIGITS, OFFLINE, ONLINE, Choices, Preset, check_kinds
+from reslab.studies.presets import CIFAR10, DIGITS, OFFLINE, ONLINE, Choices, Preset
 from reslab.studies.study import Entry, Study
 from reslab.studies.training import DEPTH, ERRORS, FLOW, Training
-from reslab.studies.words import told
+from reslab.studies.words import is_worse, told
 
 KINDS = {
     "plain": ("plain{depth}", "auto"),
@@ -26,20 +26,18 @@ KINDS = {
     "residual without norm": ("resnet{depth}", "none"),
 }
 """Name of the network, and its norms."""
-CLEARLY = 0.05
-"""Difference in clean training error that is called worse."""
+TWINS = ("plain", "residual")
 
 
 def presets() -> dict[str, Preset]:
     """By name, the shortest first."""
-    pair = ("plain", "residual")
     one_precision = {"train.amp": "none", "train.threads": 1}
     full = override(load_recipe("he2015-cifar"), one_precision, where="the study")
     paper = "CIFAR-10 by the recipe of the paper"
     return {
-        "digits": Preset(DIGITS, OFFLINE, depths=(20, 56, 110), kinds=pair),
-        "quick": Preset(CIFAR10, ONLINE, depths=(20, 56), kinds=pair, seeds=1),
-        "paper": Preset(full, paper, depths=(20, 56, 110), kinds=pair, seeds=1),
+        "digits": Preset(DIGITS, OFFLINE, depths=(20, 56, 110), kinds=TWINS),
+        "quick": Preset(CIFAR10, ONLINE, depths=(20, 56), kinds=TWINS, seeds=1),
+        "paper": Preset(full, paper, depths=(20, 56, 110), kinds=TWINS, seeds=1),
     }
 
 
@@ -49,24 +47,22 @@ def degradation(choices: Choices) -> Study:
     Raises:
         RequestError: for an unknown preset, depth or kind.
     """
-    choices.check("degradation")
-    chosen = choices.pick(presets())
-    check_kinds(chosen.kinds, KINDS)
+    chosen = choices.settle("degradation", presets(), KINDS)
     return Study(
-        name=choices.label("degradation", presets()),
+        name=chosen.name,
         title="Does depth help?",
         question="Do deeper networks fit the training images better, with and without shortcuts?",
         protocol=(
-            f"{chosen.about}; {chosen.config.train.epochs} epochs.",
+            chosen.setting(),
             "One recipe for all networks; plain networks are their residual twins without the shortcuts.",
             "Clean training error: eval mode, no augmentation, over all training images, after the last step.",
             "Gradient: norm a sample, in the first step and in the last one that was read, in train mode.",
             "Half distance (shattering) and effective depth: on the first step's batch, before it and after the last.",
         ),
         entries=tuple(entry_of(chosen.config, kind, depth) for kind in chosen.kinds for depth in chosen.depths),
-        seeds=tuple(range(chosen.seeds)),
+        seeds=chosen.seeds,
         conclude=conclude,
-        command=choices.command("degradation", presets()),
+        command=chosen.command,
         measures=(*ERRORS, *FLOW, *DEPTH),
     )
 
@@ -85,16 +81,23 @@ def entry_of(config: RunConfig, kind: str, depth: int) -> Entry:
 
 def conclude(rows: Sequence[StudyRow]) -> str:
     """What becomes of the training error from the least depth to the greatest, kind by kind; honest either way."""
-    told = [sentence for kind in KINDS if (sentence := of_kind([row for row in rows if row.factors["kind"] == kind]))]
-    return " ".join([verdict_of(rows), *told]).strip() or "Two depths at least are needed to say something about depth."
+    kinds = [[row for row in rows if row.factors["kind"] == kind] for kind in KINDS]
+    sentences = [verdict_of(rows), *map(of_kind, kinds)]
+    return " ".join(filter(None, sentences)) or "Two depths at least are needed to say something about depth."
 
 
-def change_of(rows: Sequence[StudyRow], kind: str) -> float | None:
-    """How much the mean clean training error rises from the least depth to the greatest; None where it isn't known."""
-    mine = sorted((row for row in rows if row.factors["kind"] == kind), key=depth_of)
-    if len(mine) < 2 or not (mine[0].num_ended and mine[-1].num_ended):
+def verdict_of(rows: Sequence[StudyRow]) -> str:
+    """The answer, where both plain and residual networks have been trained."""
+    plain, residual = (gets_worse([row for row in rows if row.factors["kind"] == kind]) for kind in TWINS)
+    return "" if plain is None or residual is None else f"{answer(plain=plain, residual=residual)}."
+
+
+def gets_worse(rows: Sequence[StudyRow]) -> bool | None:
+    """Whether the deepest of one kind fits the training images clearly worse than the shallowest; None if not known."""
+    known = sorted((row for row in rows if row.num_ended or row.failed), key=depth_of)
+    if len(known) < 2 or not known[0].num_ended:
         return None
-    return mine[-1].mean("train_error") - mine[0].mean("train_error")
+    return is_worse(known[-1], known[0], "train_error")
 
 
 def depth_of(row: StudyRow) -> int:
@@ -102,26 +105,22 @@ def depth_of(row: StudyRow) -> int:
     return int(row.factors["depth"])
 
 
-def verdict_of(rows: Sequence[StudyRow]) -> str:
-    """The answer, where both plain and residual networks have been trained."""
-    plain, residual = change_of(rows, "plain"), change_of(rows, "residual")
-    return "" if plain is None or residual is None else f"{answer(plain, residual)}."
-
-
-def answer(plain: float, residual: float) -> str:
-    """What it means that the training error rises so much with depth in plain networks and in residual ones.
+def answer(*, plain: bool, residual: bool) -> str:
+    """What it means that the training error gets clearly worse with depth, in plain networks and in residual ones.
 
     Example:
-        >>> answer(0.9, 0.01)
+        >>> answer(plain=True, residual=False)
         'Without shortcuts deeper is worse, with them it is not'
     """
-    if plain > CLEARLY >= residual:
-        return "Without shortcuts deeper is worse, with them it is not"
-    if plain > CLEARLY:
+    if plain and residual:
         return "Deeper is worse here with and without shortcuts"
-    if residual > CLEARLY:
-        return "Here it is the residual networks that get worse with depth"
-    return "No degradation shows in these runs"
+    if plain:
+        return "Without shortcuts deeper is worse, with them it is not"
+    return (
+        "Here it is the residual networks that get worse with depth"
+        if residual
+        else "No degradation shows in these runs"
+    )
 
 
 def of_kind(rows: Sequence[StudyRow]) -> str:

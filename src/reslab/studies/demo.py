@@ -16,6 +16,7 @@ from reslab.studies.degradation import answer
 from reslab.studies.grid import run_grid
 from reslab.studies.presets import DIGITS
 from reslab.studies.training import Training
+from reslab.studies.words import ONE_SEED
 
 KINDS = {"plain": "plain", "resnet": "residual"}
 
@@ -114,7 +115,8 @@ def conclude(rows: Sequence[Row]) -> str:
         f" {as_percent(plain[shallow])} to {as_percent(plain[deep])}, that of their residual twins from"
         f" {as_percent(residual[shallow])} to {as_percent(residual[deep])}"
     )
-    meaning = answer(plain[deep] - plain[shallow], residual[deep] - residual[shallow])
+    plain_worse, residual_worse = (errors[deep] - errors[shallow] > ONE_SEED for errors in (plain, residual))
+    meaning = answer(plain=plain_worse, residual=residual_worse)
     return f"{meaning}: {figures}; same parameters, same recipe."
 
 

@@ -21,21 +21,21 @@ from torch import Tensor, nn
 
 from reslab.records import MeasureRecord, StudyRow
 from reslab.studies.measuring import Measuring
-from reslab.studies.presets import SEEDS, Choices, check_kinds
+from reslab.studies.presets import Choices, Preset
 from reslab.studies.study import Entry, Study
 
-KINDS = ("plain", "residual", "residual, zero init")
-DEPTHS = (1, 4, 16)
 PARTS = (0.0, 0.1)
 """Size of the small function, over that of the digit."""
 START = MeasureRecord("start_error", "error at the start", "number")
 TRAIN = MeasureRecord("train_error", "training error", "number", charted=True)
 TEST = MeasureRecord("test_error", "test error", "number", charted=True)
-WORDS = {
+KINDS = {
     "plain": "without shortcuts",
     "residual": "with shortcuts",
     "residual, zero init": "with shortcuts and branches that start at zero",
 }
+"""In the words of the conclusion."""
+PRESETS = {"": Preset(depths=(1, 4, 16), kinds=tuple(KINDS), blocks=True)}
 
 
 @dataclass(frozen=True)
@@ -181,12 +181,10 @@ def identity(choices: Choices) -> Study:
     Raises:
         RequestError: for an unknown kind, a preset, or epochs.
     """
-    choices.check("identity", without=("preset", "epochs", "data_dir"))
-    kinds, depths = choices.kinds or KINDS, choices.depths or DEPTHS
-    check_kinds(kinds, dict.fromkeys(KINDS))
-    settings = [Identity(kind, depth, part) for part in PARTS for depth in depths for kind in kinds]
+    chosen = choices.settle("identity", PRESETS, KINDS, without=("preset", "epochs", "data_dir"))
+    settings = [Identity(kind, depth, part) for part in PARTS for depth in chosen.depths for kind in chosen.kinds]
     return Study(
-        name=choices.label("identity", {}),
+        name=chosen.name,
         title="Is doing nothing easier with a shortcut?",
         question="How near do blocks come to their input, or to it plus something small, with shortcuts and without?",
         protocol=(
@@ -208,9 +206,9 @@ def identity(choices: Choices) -> Study:
             )
             for one in settings
         ),
-        seeds=tuple(range(choices.seeds or SEEDS)),
+        seeds=chosen.seeds,
         conclude=conclude,
-        command=choices.command("identity", {}),
+        command=chosen.command,
         measures=(START, TRAIN, TEST),
     )
 
@@ -228,9 +226,9 @@ def conclude(rows: Sequence[StudyRow]) -> str:
         if len(here) < 2:
             continue
         best = min(here, key=lambda kind: here[kind].mean("test_error"))
-        errors = "; ".join(f"{WORDS[kind]} {path_of(row)}" for kind, row in here.items())
+        errors = "; ".join(f"{KINDS[kind]} {path_of(row)}" for kind, row in here.items())
         sentences.append(
-            f"Target {target}, {deepest} blocks: best {WORDS[best]}. Error from the start to the end: {errors}."
+            f"Target {target}, {deepest} blocks: best {KINDS[best]}. Error from the start to the end: {errors}."
         )
     return " ".join(sentences) or "Two kinds of network at one depth are needed to compare them."
 

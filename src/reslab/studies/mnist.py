@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from reslab.config import DataConfig, OptimConfig, RunConfig, ScheduleConfig, TrainConfig, override
 from reslab.records import MeasureRecord, StudyRow
-from reslab.studies.presets import Choices, Preset, check_kinds
+from reslab.studies.presets import Choices, Preset
 from reslab.studies.study import Entry, Study
 from reslab.studies.training import DURATION, PARAMETERS, TEST_ERROR, TRAIN_ERROR, Training
 from reslab.studies.words import compared
@@ -40,11 +40,9 @@ def mnist(choices: Choices) -> Study:
     Raises:
         RequestError: for an unknown preset, depth or kind.
     """
-    choices.check("mnist")
-    chosen = choices.pick(presets())
-    check_kinds(chosen.kinds, KINDS)
+    chosen = choices.settle("mnist", presets(), KINDS)
     return Study(
-        name=choices.label("mnist", presets()),
+        name=chosen.name,
         title="Does a shortcut help on MNIST?",
         question="How far does a plain network come in ten epochs of Adam, and how far its residual twin?",
         protocol=(
@@ -62,9 +60,9 @@ def mnist(choices: Choices) -> Study:
             for kind in chosen.kinds
             for depth in chosen.depths
         ),
-        seeds=tuple(range(chosen.seeds)),
+        seeds=chosen.seeds,
         conclude=conclude,
-        command=choices.command("mnist", presets()),
+        command=chosen.command,
         measures=(PARAMETERS, TRAIN_ERROR, TEST_ERROR, ACCURACY, DURATION),
     )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from reslab.config import DataConfig, OptimConfig, RunConfig, ScheduleConfig, TrainConfig, override
 from reslab.errors import RequestError, unknown
@@ -36,16 +37,45 @@ class Preset:
     Args:
         config: the one recipe of all runs.
         about: the data.
-        depths: each 6n+2.
+        depths: each 6n+2, or blocks.
         kinds: of networks.
         seeds: runs of each.
+        blocks: whether depths are numbers of blocks, from 1.
     """
 
-    config: RunConfig
-    about: str
+    config: RunConfig = field(default_factory=RunConfig)
+    about: str = ""
     depths: tuple[int, ...] = ()
     kinds: tuple[str, ...] = ()
     seeds: int = SEEDS
+    blocks: bool = False
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a study is made of, once its user has chosen.
+
+    Args:
+        name: of study and preset, such as ``degradation-digits``; marked if other runs were chosen.
+        command: that runs it; where the data lies is the user's own matter.
+        config: the one recipe of all runs.
+        about: the data.
+        depths: each 6n+2, or blocks.
+        kinds: of networks.
+        seeds: of each setting.
+    """
+
+    name: str
+    command: str
+    config: RunConfig
+    about: str
+    depths: tuple[int, ...]
+    kinds: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def setting(self) -> str:
+        """Data and length, a sentence of the protocol."""
+        return f"{self.about}; {self.config.train.epochs} epochs."
 
 
 @dataclass(frozen=True)
@@ -68,12 +98,49 @@ class Choices:
     epochs: int = 0
     data_dir: str = ""
 
-    def check(self, study: str, *, without: Sequence[str] = ()) -> None:
-        """Refuses numbers out of range, and choices that this study doesn't have.
+    def settle(
+        self, study: str, presets: Mapping[str, Preset], kinds: Collection[str], *, without: Sequence[str] = ()
+    ) -> Chosen:
+        """The preset, with what was chosen instead of its own.
+
+        Args:
+            study: its name.
+            presets: by name, its first one the default; a study that has only one calls it by an empty name.
+            kinds: all that the study knows.
+            without: choices that it doesn't have.
 
         Raises:
-            RequestError: that names the choice.
+            RequestError: for numbers out of range, unknown names, and choices that the study doesn't have.
         """
+        self._check(study, without)
+        name = self.preset or next(iter(presets))
+        if name not in presets:
+            raise unknown("preset", name, presets)
+        preset = presets[name]
+        depths = self.depths or preset.depths
+        if preset.depths and not preset.blocks:
+            check_depths(depths)
+        for kind in self.kinds:
+            if kind not in kinds:
+                raise unknown("kind", kind, kinds, hint=f"There are {', '.join(kinds)}.")
+        changes: dict[str, object] = {}
+        if self.epochs:
+            changes |= {"train.epochs": self.epochs, "train.steps": 0}
+        if self.data_dir:
+            changes["data.dir"] = self.data_dir
+        seeds = self.seeds or preset.seeds
+        return Chosen(
+            name=self._name(study, name),
+            command=self._command(study, name, seeds),
+            config=override(preset.config, changes, where="the study"),
+            about=preset.about,
+            depths=depths,
+            kinds=self.kinds or preset.kinds,
+            seeds=tuple(range(seeds)),
+        )
+
+    def _check(self, study: str, without: Sequence[str]) -> None:
+        """What needs no preset."""
         if self.seeds < 0 or self.epochs < 0:
             raise RequestError(
                 f"seeds and epochs start at 1, or at 0 for the preset's, got {self.seeds} and {self.epochs}."
@@ -87,45 +154,20 @@ class Choices:
             if value := getattr(self, name):
                 raise RequestError(f"The study {study} has no --{name} to choose, got {value!r}. Leave it out.")
 
-    def pick(self, presets: Mapping[str, Preset]) -> Preset:
-        """The preset, with what was chosen instead of its own."""
-        name = self.preset or next(iter(presets))
-        if name not in presets:
-            raise unknown("preset", name, presets)
-        found = presets[name]
-        changes: dict[str, object] = {}
-        if self.epochs:
-            changes |= {"train.epochs": self.epochs, "train.steps": 0}
-        if self.data_dir:
-            changes["data.dir"] = self.data_dir
-        depths = self.depths or found.depths
-        if found.depths:
-            check_depths(depths)
-        return Preset(
-            override(found.config, changes, where="the study"),
-            found.about,
-            depths,
-            self.kinds or found.kinds,
-            self.seeds or found.seeds,
-        )
-
-    def label(self, study: str, presets: Mapping[str, Preset]) -> str:
-        """Of study and preset, such as ``degradation-digits``; marked if other runs were chosen."""
-        name = f"{study}-{self.preset or next(iter(presets))}" if presets else study
+    def _name(self, study: str, preset: str) -> str:
+        name = f"{study}-{preset}" if preset else study
         own = f"{self.depths} {self.kinds} {self.epochs}"
         return name if own == f"{()} {()} 0" else f"{name}-{hashlib.sha256(own.encode()).hexdigest()[:6]}"
 
-    def command(self, study: str, presets: Mapping[str, Preset]) -> str:
-        """That runs the study as chosen; where the data lies is the user's own matter. A study may have no presets."""
-        preset = f" --preset {self.preset or next(iter(presets))}" if presets else ""
-        parts = [f"reslab study {study}{preset} --seeds {self.pick(presets).seeds if presets else self.seeds or SEEDS}"]
+    def _command(self, study: str, preset: str, seeds: int) -> str:
+        parts = [f"reslab study {study}", f"--preset {preset}" if preset else "", f"--seeds {seeds}"]
         if self.depths:
             parts.append(f"--depths {' '.join(map(str, self.depths))}")
         if self.kinds:
             parts.append("--kinds " + " ".join(f'"{kind}"' if " " in kind else kind for kind in self.kinds))
         if self.epochs:
             parts.append(f"--epochs {self.epochs}")
-        return " ".join(parts)
+        return " ".join(filter(None, parts))
 
 
 def check_depths(depths: Sequence[int]) -> None:
@@ -135,8 +177,11 @@ def check_depths(depths: Sequence[int]) -> None:
         raise RequestError(f"Depths are 6n+2 (8, 14, 20, ...), got {', '.join(map(str, wrong)) or 'none'}.")
 
 
-def check_kinds(kinds: Sequence[str], known: Mapping[str, object]) -> None:
-    """Refuses a kind that the study doesn't know."""
-    for kind in kinds:
-        if kind not in known:
-            raise unknown("kind", kind, known, hint=f"There are {', '.join(known)}.")
+def together(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The changes of all parts in one.
+
+    Example:
+        >>> together({"warm-up": {"schedule.warmup_epochs": 1.0}, "L1": {"optim.l1": 1e-5}})
+        {'schedule.warmup_epochs': 1.0, 'optim.l1': 1e-05}
+    """
+    return {key: value for changes in parts.values() for key, value in changes.items()}

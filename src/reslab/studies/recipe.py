@@ -8,24 +8,18 @@ from typing import Any
 from reslab.config import override
 from reslab.errors import RequestError
 from reslab.records import StudyRow
-from reslab.studies.presets import CIFAR10, DIGITS, OFFLINE, ONLINE, Choices, Preset, check_depths, check_kinds
+from reslab.studies.presets import CIFAR10, DIGITS, OFFLINE, ONLINE, Choices, Preset, together
 from reslab.studies.study import Entry, Study
 from reslab.studies.training import KEPT, STEP, TEST_ERROR, TRAIN_ERROR, Training
 from reslab.studies.words import compared
 
 NONE = "none"
-KINDS: dict[str, dict[str, Any]] = {
-    NONE: {},
+PARTS: dict[str, dict[str, Any]] = {
     "warm-up": {"schedule.warmup_epochs": 1.0, "schedule.warmup_start": 0.1},
     "label smoothing": {"train.label_smoothing": 0.1},
     "mixed precision": {"train.amp": "bf16"},
-    "together": {
-        "schedule.warmup_epochs": 1.0,
-        "schedule.warmup_start": 0.1,
-        "train.label_smoothing": 0.1,
-        "train.amp": "bf16",
-    },
 }
+KINDS: dict[str, dict[str, Any]] = {NONE: {}, **PARTS, "together": together(PARTS)}
 """What is changed of the bare recipe."""
 BARE = {"schedule.kind": "cosine", "train.amp": "none", "train.channels_last": "off", "train.compile": "off"}
 """Cosine, because a schedule that rises by itself has a warm-up of its own; nothing that a trial would choose."""
@@ -45,23 +39,19 @@ def recipe(choices: Choices) -> Study:
     Raises:
         RequestError: for an unknown preset, depth or kind.
     """
-    choices.check("recipe")
     if choices.epochs == 1:
         raise RequestError("The study recipe warms up for an epoch, so that it takes two at least, got --epochs 1.")
-    chosen = choices.pick(presets())
-    check_kinds(chosen.kinds, KINDS)
-    check_depths(chosen.depths)
+    chosen = choices.settle("recipe", presets(), KINDS)
     return Study(
-        name=choices.label("recipe", presets()),
+        name=chosen.name,
         title="What does each part of a recipe bring?",
         question="Accuracy, time and memory with warm-up, label smoothing and mixed precision, and without?",
         protocol=(
-            f"{chosen.about}; {chosen.config.train.epochs} epochs.",
-            f"Residual networks, SGD with momentum, cosine from {chosen.config.optim.lr:g};"
-            f" {chosen.config.train.epochs} epochs, the weights after the last step.",
+            chosen.setting(),
+            f"Residual networks, SGD with momentum, cosine from {chosen.config.optim.lr:g}; the last step's weights.",
             "Warm-up: one epoch from a tenth of the rate. Label smoothing: 0.1. Mixed precision: bf16 autocast.",
             "Memory: tensors that a forward pass keeps for the backward pass, of one batch, by autograd itself.",
-            "Time: of forward and backward pass over that in fp32, by turns in one process, the median of seven.",
+            "Time: of forward and backward pass over that in fp32, by turns in one process, the median over pairs.",
         ),
         entries=tuple(
             Entry(
@@ -76,9 +66,9 @@ def recipe(choices: Choices) -> Study:
             for depth in chosen.depths
             for kind in chosen.kinds
         ),
-        seeds=tuple(range(chosen.seeds)),
+        seeds=chosen.seeds,
         conclude=conclude,
-        command=choices.command("recipe", presets()),
+        command=chosen.command,
         measures=(TRAIN_ERROR, TEST_ERROR, STEP, KEPT),
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from reslab.config import override
 from reslab.records import StudyRow
-from reslab.studies.presets import CIFAR10, DIGITS, OFFLINE, ONLINE, Choices, Preset, check_kinds
+from reslab.studies.presets import CIFAR10, DIGITS, OFFLINE, ONLINE, Choices, Preset, together
 from reslab.studies.study import Entry, Study
 from reslab.studies.training import DURATION, GAP, TEST_ERROR, TRAIN_ERROR, Training
 from reslab.studies.words import compared, told
@@ -24,23 +24,16 @@ BARE: Mapping[str, Any] = MappingProxyType(
     }
 )
 """The network that everything is added to. Fixup, for without norms and with plain additions it would not train."""
-KINDS: dict[str, dict[str, Any]] = {
-    NONE: {},
+EARLY, ALL = "early stopping", "all but early stopping"
+ADDED: dict[str, dict[str, Any]] = {
     "dropout": {"model.dropout": 0.5},
     "batch norm": {"model.norm": "batch", "model.connection": "add"},
     "augmentation": {"data.augment": "crop_flip"},
-    "early stopping": {"train.patience": 1},
+    EARLY: {},  # its patience follows from the epochs
     "L1": {"optim.l1": 1e-5},
     "L2": {"optim.weight_decay": 5e-4},
-    "all but early stopping": {
-        "model.dropout": 0.5,
-        "model.norm": "batch",
-        "model.connection": "add",
-        "data.augment": "crop_flip",
-        "optim.l1": 1e-5,
-        "optim.weight_decay": 5e-4,
-    },
 }
+KINDS: dict[str, dict[str, Any]] = {NONE: {}, **ADDED, ALL: together(ADDED)}
 """What is changed of the bare network's config."""
 PATIENT = 6
 """Early stopping waits this part of the epochs."""
@@ -64,37 +57,33 @@ def regularisation(choices: Choices) -> Study:
     Raises:
         RequestError: for an unknown preset or kind, and for depths: there is one network.
     """
-    choices.check("regularisation", without=("depths",))
-    chosen = choices.pick(presets())
-    check_kinds(chosen.kinds, KINDS)
+    chosen = choices.settle("regularisation", presets(), KINDS, without=("depths",))
     entries, patience = [], max(1, chosen.config.train.epochs // PATIENT)
     for kind in chosen.kinds:
         changes = {**BARE, **KINDS[kind]}
-        if "train.patience" in changes:
+        if kind == EARLY:
             changes["train.patience"] = patience
         if chosen.config.data.name == "digits" and changes["data.augment"] != "none":
             changes |= DIGITS_AUGMENT
-        job = Training(
-            override(chosen.config, changes, where="the study"), weights="best" if kind == "early stopping" else "last"
-        )
+        job = Training(override(chosen.config, changes, where="the study"), weights="best" if kind == EARLY else "last")
         entries.append(Entry(kind.replace(" ", "-"), {"regulariser": kind}, job))
     return Study(
-        name=choices.label("regularisation", presets()),
+        name=chosen.name,
         title="What keeps a network from learning by heart?",
         question="How far does each regulariser close the gap between training and test error?",
         protocol=(
-            f"{chosen.about}; {chosen.config.train.epochs} epochs.",
+            chosen.setting(),
             "resnet20 without norms (Fixup), without decay and without augmentation; each row adds one thing to it, and"
             " batch norm takes the place of Fixup.",
-            f"{chosen.config.train.epochs} epochs; the weights after the last step, but with early stopping (after"
-            f" {patience} without a better one) those of the lowest validation error.",
+            f"The weights after the last step, but with early stopping (after {patience} epochs without a better one)"
+            " those of the lowest validation error.",
             f"{chosen.config.data.val_split:.0%} of the training images are the validation split of every row: with few"
             " to learn from, the gap shows.",
         ),
         entries=tuple(entries),
-        seeds=tuple(range(chosen.seeds)),
+        seeds=chosen.seeds,
         conclude=conclude,
-        command=choices.command("regularisation", presets()),
+        command=chosen.command,
         measures=(TRAIN_ERROR, TEST_ERROR, GAP, DURATION),
     )
 

@@ -12,13 +12,11 @@ from reslab.report.theme import save_png
 from reslab.studies.study import PAGE, PICTURE, RECORD, TABLE, Study, run_name
 
 
-def write_result(study: Study, out: Path) -> StudyRecord:
+def write_result(study: Study, record: StudyRecord, out: Path) -> None:
     """All of them; the page draws the runs of the first seed one by one."""
-    record = study.record(out)
     write_atomic(out / TABLE, markdown_of(record))
     write_atomic(out / RECORD, record.to_json())
     folders = [RunFolder(out / run_name(entry, study.seeds[0])) for entry in study.entries]
     write_study_page(record, [folder for folder in folders if folder.run.exists()], out / PAGE)
     if chart := means_chart(record):
         save_png(chart, out / PICTURE)
-    return record

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import re
 import statistics
 import sys
 import threading
@@ -11,7 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +17,14 @@ import torch.nn.functional as F
 from reslab.errors import RequestError
 from reslab.models.catalog import create_model
 from reslab.records import MeasureRecord, StudyRow
+from reslab.run.memory import memory_from_here, peak_mib
 from reslab.studies.grid import end_with_parent
 from reslab.studies.measuring import Measuring
-from reslab.studies.presets import SEEDS, Choices, check_depths, check_kinds
+from reslab.studies.presets import Choices, Preset
 from reslab.studies.study import Entry, Study
 
-DEPTHS = (20, 56, 110, 254, 542, 1202)
 KINDS = ("all kept", "checkpointed")
+PRESETS = {"": Preset(depths=(20, 56, 110, 254, 542, 1202), kinds=KINDS)}
 PEAK = MeasureRecord("peak_mib", "memory of a step", "mib", charted=True)
 STEP = MeasureRecord("step_s", "a step takes", "number", charted=True)
 PARAMETERS = MeasureRecord("num_parameters", "parameters", "count")
@@ -70,8 +69,7 @@ def measure_alone(settings: Scale, seed: int, answer: Connection) -> None:
     torch.manual_seed(seed)
     images = torch.randn(settings.batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(len(images)) % 10
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak counts from here
-    before = memory_mib("VmRSS")
+    before = memory_from_here()
     model = create_model(f"resnet{settings.depth}", checkpoint_blocks=settings.checkpointed).train()
     model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
@@ -83,18 +81,10 @@ def measure_alone(settings: Scale, seed: int, answer: Connection) -> None:
         optimizer.step()
         times.append(time.perf_counter() - started)
         if step == 0:
-            peak = memory_mib("VmHWM") - before
+            peak = peak_mib() - before
     parameters = sum(parameter.numel() for parameter in model.parameters())
     answer.send({"peak_mib": peak, "step_s": statistics.median(times[1:]), "num_parameters": float(parameters)})
     answer.close()
-
-
-def memory_mib(key: str) -> float:
-    """Resident memory of this process now (``VmRSS``) or at most (``VmHWM``), by the system; Linux."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    found = re.search(rf"^{key}:\s+(\d+) kB$", status, re.MULTILINE)
-    assert found, status
-    return int(found[1]) / 1024
 
 
 def expect(settings: Scale) -> float:
@@ -114,14 +104,11 @@ def scale(choices: Choices) -> Study:
         RequestError: for an unknown depth or kind, for a preset or epochs, and where the system doesn't tell a process
             how much memory it takes.
     """
-    choices.check("scale", without=("preset", "epochs", "data_dir"))
+    chosen = choices.settle("scale", PRESETS, KINDS, without=("preset", "epochs", "data_dir"))
     if not sys.platform.startswith("linux"):
         raise RequestError("The study scale reads a process's memory from /proc, which Linux alone has.")
-    kinds, depths = choices.kinds or KINDS, choices.depths or DEPTHS
-    check_kinds(kinds, dict.fromkeys(KINDS))
-    check_depths(depths)
     return Study(
-        name=choices.label("scale", {}),
+        name=chosen.name,
         title="What does depth cost?",
         question="How do time and memory of a training step grow with depth, with and without checkpointed blocks?",
         protocol=(
@@ -136,12 +123,12 @@ def scale(choices: Choices) -> Study:
                 Measuring(measure, Scale(depth, kind == "checkpointed"), expect),
                 cost=depth,
             )
-            for kind in kinds
-            for depth in depths
+            for kind in chosen.kinds
+            for depth in chosen.depths
         ),
-        seeds=tuple(range(choices.seeds or SEEDS)),
+        seeds=chosen.seeds,
         conclude=conclude,
-        command=choices.command("scale", {}),
+        command=chosen.command,
         measures=(PARAMETERS, PEAK, STEP),
         together=False,
     )

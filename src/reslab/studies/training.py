@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from reslab.config import RunConfig, load_config, override
 from reslab.config.changes import differences
-from reslab.records import DepthRecord, MeasureRecord, RunFolder, first_and_last, write_atomic
+from reslab.records import BlockGradientRecord, DepthRecord, MeasureRecord, RunFolder, first_and_last, write_atomic
 from reslab.studies.job import Status
 
 PARAMETERS = MeasureRecord("num_parameters", "parameters", "count")
@@ -121,10 +122,8 @@ class Training:
                 "test_accuracy": 1 - errors.test_error,
                 "gap": errors.test_error - errors.train_error,
             }
-        if probes := folder.read_probes():
-            for when, read in zip(("start", "end"), first_and_last(probes), strict=True):
-                found[f"{when}_growth"] = read[0].grad_norm / (read[-1].grad_norm or math.nan)
         if "depth" in self.looks:
+            found |= growths(folder.read_probes())
             for when, depth in folder.read_depth().items():
                 found |= depth_values(when, depth)
         if "costs" in self.looks:
@@ -155,6 +154,14 @@ def record_verdict(folder: RunFolder) -> None:
 
     if folder.read_readings() and (findings := diagnose_run(folder).findings):
         write_atomic(folder.verdict, f"Verdict: {findings[0].id} ({findings[0].where}). {findings[0].sentence}")
+
+
+def growths(probes: Sequence[BlockGradientRecord]) -> dict[str, float]:
+    """Gradient at the first block over that at the last one, in the first step and the last one that was read."""
+    if not probes:
+        return {}
+    ends = zip(("start", "end"), first_and_last(probes), strict=True)
+    return {f"{when}_growth": read[0].grad_norm / (read[-1].grad_norm or math.nan) for when, read in ends}
 
 
 def depth_values(when: str, depth: DepthRecord) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 from reslab.config import override
 from reslab.layers.connections import CONNECTIONS
 from reslab.records import StudyRow, as_percent
-from reslab.studies.presets import CIFAR10, DIGITS, OFFLINE, ONLINE, Choices, Preset, check_kinds
+from reslab.studies.presets import CIFAR10, DIGITS, OFFLINE, ONLINE, Choices, Preset
 from reslab.studies.study import Entry, Study
 from reslab.studies.training import ERRORS, Training
 
@@ -41,15 +41,13 @@ def variants(choices: Choices) -> Study:
     Raises:
         RequestError: for an unknown preset, depth or kind.
     """
-    choices.check("variants")
-    chosen = choices.pick(presets())
-    check_kinds(chosen.kinds, KINDS)
+    chosen = choices.settle("variants", presets(), KINDS)
     return Study(
-        name=choices.label("variants", presets()),
+        name=chosen.name,
         title="Which junction trains at which depth?",
         question="Which kinds of shortcut, connection and order fit the training images as depth grows?",
         protocol=(
-            f"{chosen.about}; {chosen.config.train.epochs} epochs.",
+            chosen.setting(),
             "The network of He et al. 2015 with one thing changed, and one recipe for all, tuned for none of them.",
             "Clean training error: eval mode, no augmentation, over all training images, after the last step.",
         ),
@@ -63,9 +61,9 @@ def variants(choices: Choices) -> Study:
             for kind in chosen.kinds
             for depth in chosen.depths
         ),
-        seeds=tuple(range(chosen.seeds)),
+        seeds=chosen.seeds,
         conclude=conclude,
-        command=choices.command("variants", presets()),
+        command=chosen.command,
         measures=ERRORS,
     )
 

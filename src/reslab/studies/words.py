@@ -13,6 +13,10 @@ LEAST = 0.003
 """And it is three tenths of a point at least: one image of the digits' test split is 0.28."""
 
 
+ONE_SEED = 0.05
+"""Of single runs: five points, for there is no spread to compare with."""
+
+
 def told(row: StudyRow, key: str) -> str:
     """Mean of an error, its deviation and how many.
 
@@ -58,6 +62,20 @@ def difference_of(first: StudyRow, second: StudyRow, key: str) -> Literal["bette
     if chance >= LEVEL or abs(difference) < LEAST:
         return "equal"
     return "better" if difference < 0 else "worse"
+
+
+def is_worse(row: StudyRow, other: StudyRow, key: str) -> bool:
+    """Clearly; of single runs, by five points; and what diverged every time is worse than anything.
+
+    Example:
+        >>> rows = [StudyRow("x", {}, {"error": numbers}, {}, 0) for numbers in ((0.1,), (0.2,))]
+        >>> is_worse(rows[1], rows[0], "error"), is_worse(rows[0], rows[1], "error")
+        (True, False)
+    """
+    if not row.num_ended:
+        return True
+    found = difference_of(row, other, key)
+    return row.mean(key) - other.mean(key) > ONE_SEED if found == "one seed" else found == "worse"
 
 
 def compared(first: StudyRow, second: StudyRow, key: str, *, names: tuple[str, str]) -> str:

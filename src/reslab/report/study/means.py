@@ -86,19 +86,32 @@ def label_of(row: StudyRow) -> str:
     return ", ".join(map(str, row.factors.values())) or row.name
 
 
-def points_of(rows: Sequence[StudyRow], measure: MeasureRecord, axis: str, *, is_log: bool) -> list[Row]:
-    """Means (``n`` above 0) and the numbers of all seeds; shares in percent. A logarithm has no place for 0."""
-    points: list[Row] = []
+def means_of(rows: Sequence[StudyRow], measure: MeasureRecord, axis: str, *, is_log: bool) -> list[Row]:
+    """A point for each row."""
+    return [
+        point | {"n": len(row.values[measure.key])}
+        for row in rows
+        for point in points(row, [row.mean(measure.key)], measure, axis, is_log=is_log)
+    ]
+
+
+def seeds_of(rows: Sequence[StudyRow], measure: MeasureRecord, axis: str, *, is_log: bool) -> list[Row]:
+    """A point for each seed of each row."""
+    return [
+        point for row in rows for point in points(row, row.values.get(measure.key, ()), measure, axis, is_log=is_log)
+    ]
+
+
+def points(row: StudyRow, numbers: Sequence[float], measure: MeasureRecord, axis: str, *, is_log: bool) -> list[Row]:
+    """Numbers of a row where they are drawn; shares in percent. A logarithm has no place for 0."""
+    label = line_of(row, axis) if axis else label_of(row)
+    base: Row = {"label": label, "name": row.name, "place": row.factors.get(axis, 0)}
     scale = 100 if measure.unit in ("percent", "points") else 1
-    for row in rows:
-        base: Row = {"label": line_of(row, axis) if axis else label_of(row), "name": row.name}
-        base["place"] = row.factors.get(axis, 0)
-        numbers = [number for number in row.values.get(measure.key, ()) if math.isfinite(number)]
-        for number, count in [(row.mean(measure.key), len(numbers)), *((number, 0) for number in numbers)]:
-            if numbers and math.isfinite(number) and (number > 0 or not is_log):
-                told = {"value": float(f"{scale * number:.5g}"), "told": in_unit(measure, number), "n": count}
-                points.append(base | told)
-    return points
+    return [
+        base | {"value": float(f"{scale * number:.5g}"), "told": in_unit(measure, number)}
+        for number in numbers
+        if math.isfinite(number) and (number > 0 or not is_log)
+    ]
 
 
 def is_wide(record: StudyRecord, measure: MeasureRecord) -> bool:
@@ -139,38 +152,39 @@ def colour_of(labels: Sequence[str]) -> alt.Color:
 def against(record: StudyRecord, measure: MeasureRecord, axis: str, sheet: str) -> Panel:
     """Lines over a factor that is a number; ``sheet`` says of which rows."""
     rows = [row for row in record.rows if sheet_of(row, axis) == sheet]
-    points = points_of(rows, measure, axis, is_log=is_wide(record, measure))
+    is_log = is_wide(record, measure)
+    means, seeds = (find(rows, measure, axis, is_log=is_log) for find in (means_of, seeds_of))
     places = sorted({float(row.factors[axis]) for row in record.rows})
-    is_log = places[-1] > 10 * places[0]
     scale = alt.Scale(zero=False, padding=14, nice=False)
-    if is_log:
+    if places[-1] > 10 * places[0]:
         scale = alt.Scale(type="log", domain=[0.9 * places[0], 1.1 * places[-1]], nice=False)
     x = alt.X("place:Q", title=axis, scale=scale, axis=alt.Axis(values=places, format="d", grid=False))
     y = alt.Y("value:Q", **value_axis(record, measure))
     colour = colour_of(list(dict.fromkeys(line_of(row, axis) for row in record.rows)))
-    base = alt.Chart(alt.InlineData(values=[point for point in points if point["n"]])).encode(x=x, y=y, color=colour)
+    base = alt.Chart(alt.InlineData(values=means)).encode(x=x, y=y, color=colour)
     lines = base.mark_line(strokeWidth=2.4).encode(detail="label:N")
     dots = base.mark_circle(size=70, opacity=1).encode(tooltip=tooltip_of(measure))
-    each = each_seed(points).encode(x=x, y=y, color=colour)
+    each = each_seed(seeds).encode(x=x, y=y, color=colour)
     return alt.layer(lines, dots, each).properties(title=sheet, width=340, height=270)
 
 
 def in_lines(record: StudyRecord, measure: MeasureRecord) -> Panel:
     """A line for each setting."""
-    points = points_of(record.rows, measure, "", is_log=is_wide(record, measure))
+    is_log = is_wide(record, measure)
+    means, seeds = (find(record.rows, measure, "", is_log=is_log) for find in (means_of, seeds_of))
     order = [label_of(row) for row in record.rows]
     y = alt.Y("label:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=alt.Axis(labelLimit=260))
     x = alt.X("value:Q", **value_axis(record, measure))
-    base = alt.Chart(alt.InlineData(values=[point for point in points if point["n"]])).encode(x=x, y=y)
+    base = alt.Chart(alt.InlineData(values=means)).encode(x=x, y=y)
     dots = base.mark_circle(size=90, color=RAMPS["residual"][1], opacity=1).encode(tooltip=tooltip_of(measure))
     words = base.mark_text(align="left", dx=10, color=INK, fontSize=11).encode(text="told:N")
-    each = each_seed(points).encode(x=x, y=y)
+    each = each_seed(seeds).encode(x=x, y=y)
     return alt.layer(each, dots, words).properties(width=560, height=24 * len(order))
 
 
-def each_seed(points: Sequence[Row]) -> alt.Chart:
+def each_seed(seeds: list[Row]) -> alt.Chart:
     """Small rings, so that the spread is seen."""
-    rings = alt.Chart(alt.InlineData(values=[point for point in points if not point["n"]]))
+    rings = alt.Chart(alt.InlineData(values=seeds))
     drawn: alt.Chart = rings.mark_point(size=26, filled=False, color=QUIET, opacity=0.9, strokeWidth=1)
     return drawn
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from reslab.records import RunFolder, ShatteringRecord
+from reslab.records import DepthRecord, RunFolder, ShatteringRecord
 from reslab.report.figures import Figure, spec_of
 from reslab.report.portraits import Portrait, portraits
 from reslab.report.tables import Table
@@ -25,11 +25,13 @@ def depth_figure(runs: Sequence[RunFolder]) -> Figure:
     """
     key, title = "shattering", "Shattering: how far the gradient at the input stays itself"
     faces = [face for face in portraits(runs) if face.run.read_depth()] if runs else []
-    if not faces:
-        return Figure(key, title, "The depth wasn't measured, so there is nothing to draw.", None, [])
     panels: dict[str, list[Row]] = {}
     for face in faces:
-        panels.setdefault(face.twin.family if face.twin else face.run.name, []).extend(shattering_rows(face))
+        if rows := shattering_rows(face):
+            panels.setdefault(face.twin.family if face.twin else face.run.name, []).extend(rows)
+    if not panels:
+        tables = [table_of(faces)] if faces else []
+        return Figure(key, title, "Shattering wasn't measured, so there is nothing to draw.", None, tables)
     ink = ink_of(faces, solid=END, dashed=START)
     charts = [panel(rows, ink, title="" if len(panels) == 1 else name) for name, rows in panels.items()]
     caption = caption_of(faces)
@@ -109,11 +111,21 @@ def table_of(faces: Sequence[Portrait]) -> Table:
         found = face.run.read_depth()
         cells = [face.run.name]
         for moment in MOMENTS:
-            record = found.get(moment)
-            half = record.shattering.half if record and record.shattering else math.nan
-            paths = record.paths if record else None
-            cells += ["nowhere" if math.isinf(half) else f"{half:.2g}"]
-            cells += ["one path" if paths is None else f"{paths.effective:.1f} of {len(paths.energies) - 1} branches"]
+            cells += [half_in(found.get(moment)), effective_in(found.get(moment), face)]
         rows.append(cells)
     names = ["half distance", "effective depth"]
     return Table("", ["run", *(f"{name}, {moment}" for moment in MOMENTS.values() for name in names)], rows)
+
+
+def half_in(record: DepthRecord | None) -> str:
+    """A cell: the half distance."""
+    if record is None or record.shattering is None:
+        return "not measured"
+    return "nowhere" if math.isinf(record.shattering.half) else f"{record.shattering.half:.2g}"
+
+
+def effective_in(record: DepthRecord | None, face: Portrait) -> str:
+    """A cell: the effective depth. A plain network has one path."""
+    if record is None or record.paths is None:
+        return "one path" if face.twin and face.twin.family == "plain" else "not measured"
+    return f"{record.paths.effective:.1f} of {len(record.paths.energies) - 1} branches"

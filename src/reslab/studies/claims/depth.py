@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from reslab.records import StudyRow, mean_of
+from reslab.records import mean_of
 from reslab.studies.claims.ledger import ARTICLES, Claim, Evidence, Finding, Word, command_of
-from reslab.studies.words import difference_of, told
+from reslab.studies.words import is_worse, told
 
 NEAR = 0.05
 """Errors that differ by no more than this, five points, are called the same number."""
@@ -86,14 +86,6 @@ def against_20(evidence: Evidence, deep: str) -> Finding:
     return Finding(words.get((hurt, spared), "does not hold"), f"Clean training error: {figures}.", study)
 
 
-def is_worse(worse: StudyRow, better: StudyRow, key: str) -> bool:
-    """Clearly; of one seed, by five points; and what diverged every time is."""
-    if not worse.num_ended:
-        return True
-    found = difference_of(worse, better, key)
-    return worse.mean(key) - better.mean(key) > NEAR if found == "one seed" else found == "worse"
-
-
 def vgg(evidence: Evidence) -> Finding:
     """The sentence about VGG, by plain networks of its depths."""
     found = against_20(evidence, "56")
@@ -117,11 +109,11 @@ def growths(evidence: Evidence, kind: str) -> dict[str, float]:
     }
 
 
-def in_words(growth: float) -> str:
+def told_growth(growth: float) -> str:
     """What a ratio of the gradient at the first block to that at the last means.
 
     Example:
-        >>> in_words(1e6), in_words(3.0), in_words(1e-5), in_words(5e-3)
+        >>> told_growth(1e6), told_growth(3.0), told_growth(1e-5), told_growth(5e-3)
         ('grows towards the input', 'is even', 'vanishes', 'shrinks')
     """
     if growth < VANISHED:
@@ -135,7 +127,7 @@ def vanishing(evidence: Evidence) -> Finding:
     plain, residual = growths(evidence, "plain"), growths(evidence, "residual")
     if not plain or not residual:
         return Finding("not tested here", "The study has no gradients of both kinds.", study)
-    deep, twin = (in_words(list(found.values())[-1]) for found in (plain, residual))
+    deep, twin = (told_growth(list(found.values())[-1]) for found in (plain, residual))
     words: dict[tuple[bool, bool], Word] = {(True, True): "holds", (False, False): "does not hold"}
     figures = ", ".join(f"{name} {growth:.3g}" for name, growth in (plain | residual).items())
     text = f"Gradient at the first block over that at the last, first step: {figures}."

@@ -10,6 +10,12 @@ from reslab.records import StudyRecord
 from reslab.studies.claims import counted, depth, recipes, to_come
 from reslab.studies.claims.ledger import Claim, Evidence, Finding, Word
 
+OF_SEVERAL: dict[Word, str] = {
+    "holds": "hold",
+    "holds in part": "hold in part",
+    "does not hold": "do not hold",
+    "not tested here": "not tested here",
+}
 CLAIMS: tuple[Claim, ...] = (*depth.CLAIMS, *recipes.CLAIMS, *counted.CLAIMS, *to_come.CLAIMS)
 
 
@@ -56,10 +62,13 @@ def counts_of(judged: Sequence[tuple[Claim, Finding]]) -> str:
     Example:
         >>> counts_of([(CLAIMS[-1], Finding("not tested here", ""))])
         '1 claim: 1 not tested here'
+        >>> counts_of([(CLAIMS[0], Finding(word, "")) for word in ("holds", "does not hold", "does not hold")])
+        '3 claims: 1 holds, 2 do not hold'
     """
     counts = Counter(finding.word for _, finding in judged)
-    order: tuple[Word, ...] = ("holds", "holds in part", "does not hold", "not tested here")
-    words = ", ".join(f"{counts[word]} {word}" for word in order if word in counts)
+    words = ", ".join(
+        f"{counts[word]} {word if counts[word] == 1 else many}" for word, many in OF_SEVERAL.items() if word in counts
+    )
     return f"{len(judged)} claim{'s' if len(judged) != 1 else ''}: {words}"
 
 
