@@ -316,6 +316,18 @@ def test_other_choices_have_another_name_and_folder():
     assert len(set(names)) == 4
 
 
+def test_ctrl_c_says_what_is_to_come_and_that_it_goes_on(monkeypatch, tmp_path, capsys):
+    def interrupted(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("reslab.cli.study.follow", interrupted)
+    arguments = ["study", "degradation", "--seeds", "1", "--depths", "8", "14", "--out", str(tmp_path / "study")]
+    assert main([*arguments, "--json"]) == 130
+    out, err = capsys.readouterr()
+    assert "interrupted, with 4 of 4 runs to come." in err
+    assert "the same command goes on" in json.loads(out)["error"]
+
+
 def test_once_a_study_is_told_to_stop_its_processes_begin_no_other_job(monkeypatch, tmp_path):
     job, stop = SMALL.jobs()["plain8-seed0"], threading.Event()
     monkeypatch.setattr(grid, "STOPS", [stop])

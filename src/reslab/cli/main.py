@@ -65,8 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         return fail(f"{error.strerror or error}{where}", EXIT_FAILED, as_json="--json" in arguments)
-    except KeyboardInterrupt:
-        return fail("interrupted", EXIT_INTERRUPTED, as_json="--json" in arguments)
+    except KeyboardInterrupt as stop:
+        return fail(str(stop) or "interrupted", EXIT_INTERRUPTED, as_json="--json" in arguments)
 
 
 def dispatch(command: str, arguments: list[str]) -> int:

@@ -95,16 +95,32 @@ def run(arguments: list[str]) -> int:
             )
     started = time.perf_counter()
     if left:
-        grid = executed(left, out, workers=workers, ray=flags.ray)
-        where = f"on the cluster at {flags.ray}" if flags.ray else f"{workers} at once"
-        try:
-            follow(study, left, grid, out, where=where)
-        except WorkFailed:
-            if out.exists():
-                result_of(study, out, has_changed=True)  # of those that ended
-            raise
+        carry_out(study, left, flags, out, workers=workers)
     show(result_of(study, out, has_changed=bool(left)), out, seconds=time.perf_counter() - started, as_json=flags.json)
     return 0
+
+
+def carry_out(study: Study, left: Mapping[str, Job], flags: StudyFlags, out: Path, *, workers: int) -> None:
+    """The runs that are left. Where some fail, the page is written of the others all the same.
+
+    Raises:
+        WorkFailed: with the reasons, after the other runs have ended.
+        KeyboardInterrupt: with what is still to come.
+    """
+    from reslab.studies.grid import GOES_ON
+    from reslab.studies.study import unfinished
+
+    grid = executed(left, out, workers=workers, ray=flags.ray)
+    where = f"on the cluster at {flags.ray}" if flags.ray else f"{workers} at once"
+    try:
+        follow(study, left, grid, out, where=where)
+    except WorkFailed:
+        if out.exists():
+            result_of(study, out, has_changed=True)
+        raise
+    except KeyboardInterrupt:
+        still, num_runs = len(unfinished(dict(left), out)), len(study.jobs())
+        raise KeyboardInterrupt(f"interrupted, with {still} of {num_runs} runs to come. {GOES_ON}") from None
 
 
 def list_studies() -> None:
