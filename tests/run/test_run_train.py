@@ -13,7 +13,7 @@ import torch
 from tests.run.small_run import small_run
 from torch import nn
 
-from reslab.config import DataConfig, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig, load_config
+from reslab.config import DataConfig, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig, build, load_config
 from reslab.config.changes import as_before
 from reslab.errors import RequestError
 from reslab.records import RunFolder, decode
@@ -208,6 +208,33 @@ def test_a_module_with_several_inputs_is_refused_before_anything_is_written(tmp_
     with pytest.raises(RequestError, match="can't take images of 1x8x8"):
         train(small_run(), tmp_path / "r")
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "channels", "is_built"),
+    [
+        ("num_classes, in_channels", 1, True),
+        ("num_classes, in_chans=3", 1, True),
+        ("num_classes", 3, True),
+        ("num_classes", 1, False),
+        ("in_channels", 3, False),
+    ],
+)
+def test_builders_of_other_libraries_are_called_as_they_are_used_to(
+    tmp_path, monkeypatch, parameters, channels, is_built
+):
+    given = "in_channels" if "in_channels" in parameters else "in_chans" if "in_chans" in parameters else "3"
+    (tmp_path / "othernets.py").write_text(
+        f"from torch import nn\ndef build({parameters}):\n    return nn.Conv2d({given}, 4, 1)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("othernets", None)
+    config = ModelConfig(name="othernets:build")
+    if is_built:
+        assert build.model(config, num_classes=4, in_channels=channels).in_channels == channels
+    else:
+        with pytest.raises(RequestError, match="is called with num_classes and in_channels"):
+            build.model(config, num_classes=4, in_channels=channels)
 
 
 @pytest.mark.parametrize(

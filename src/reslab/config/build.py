@@ -53,17 +53,26 @@ def changes_of(config: ModelConfig) -> Changes:
 
 
 def call_builder(spec: str, *, num_classes: int, in_channels: int) -> nn.Module:
-    """The network of a user's own builder."""
+    """The network of a builder: one's own, or timm's, which says in_chans, or torchvision's, for three channels."""
     from torch import nn
 
     builder = import_builder(spec)
-    try:
-        model = builder(num_classes=num_classes, in_channels=in_channels)
-    except TypeError as error:
-        raise RequestError(f"{spec} is called with num_classes and in_channels by name, and says: {error}.") from error
-    if not isinstance(model, nn.Module):
-        raise RequestError(f"{spec} returned a {type(model).__name__}; expected a torch.nn.Module.")
-    return model
+    ways: list[dict[str, int]] = [{"in_channels": in_channels}, {"in_chans": in_channels}]
+    ways += [{}] if in_channels == 3 else []
+    said: list[TypeError] = []
+    for channels in ways:
+        try:
+            model = builder(num_classes=num_classes, **channels)
+        except TypeError as error:
+            said.append(error)
+            if not any(f"argument '{name}'" in str(error) for name in channels):
+                break  # it isn't the name that it minds
+        else:
+            if not isinstance(model, nn.Module):
+                raise RequestError(f"{spec} returned a {type(model).__name__}; expected a torch.nn.Module.")
+            return model
+    names = "num_classes and in_channels (or in_chans, or neither, of three channels)"
+    raise RequestError(f"{spec} is called with {names} by name, and says: {said[0]}.") from said[0]
 
 
 def import_builder(spec: str) -> Callable[..., nn.Module]:
