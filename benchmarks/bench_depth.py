@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fresh import in_fresh_process
 from measure import parse_flags, report
-from memory import in_fresh_process
 from reslab.models.catalog import create_model
-from reslab.run.memory import peak_mib, resident_mib
+from reslab.train.process_memory import peak_mib, resident_mib
 
 NAMES = ("resnet110", "resnet1202")
 BATCH, SIDE = 64, 32

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bench_rates import matrix_rate
 from measure import interleave, parse_flags, ratios, report, summary
 from reslab import create_model
 from reslab.data.prepare import prepare
@@ -68,19 +69,6 @@ def images_per_s(model: nn.Module, *, steps: int, compiled: bool) -> float:
     return steps * BATCH / (time.perf_counter() - started)
 
 
-def matrix_rate() -> float:
-    """Operations a second of a product of two large bfloat16 matrices; a multiplication and an addition are two."""
-    left, right = (torch.randn(SIDE, SIDE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    for _ in range(5):
-        left @ right
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    for _ in range(50):
-        left @ right
-    torch.cuda.synchronize()
-    return 50 * 2 * SIDE**3 / (time.perf_counter() - started)
-
-
 def rows_of_resnet50(*, quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Ours and timm's in turn, eager and compiled."""
     import timm
@@ -96,7 +84,8 @@ def rows_of_resnet50(*, quick: bool) -> tuple[list[dict[str, Any]], list[dict[st
         for name, make in makers.items()
     }
     found = interleave(sides, rounds=1 if quick else 5)
-    rate, macs = matrix_rate(), count_operations(create_model("resnet50"), (3, 224, 224)).macs
+    rate = 1e9 * matrix_rate(SIDE, torch.bfloat16, device="cuda")
+    macs = count_operations(create_model("resnet50"), (3, 224, 224)).macs
     rows, verdicts = [], []
     for name, values in found.items():
         pace = summary(values)

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from fresh import in_fresh_process
 from measure import interleave, parse_flags, ratios, report
-from memory import in_fresh_process
 from reslab.models.catalog import create_model
-from reslab.run.memory import peak_mib, resident_mib
+from reslab.train.process_memory import peak_mib, resident_mib
 
 BATCH, SIDE = 8, 128
 BAR = 1.03

@@ -27,8 +27,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from fresh import in_fresh_process
 from measure import parse_flags, report
-from memory import in_fresh_process
 from reslab import create_model, diagnose, watch
 
 NETWORKS = {

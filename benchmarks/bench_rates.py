@@ -10,79 +10,96 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from measure import interleave, parse_flags, ratios, report, summary
 from reslab import create_model
 from reslab.models.count import count_operations
+from reslab.train.evaluate import AmpKind
+from reslab.train.trial import Trial, Way
 
 SIZE = 2048  # of the matrices
 BATCH = 128
 STAGES = {16: 32, 32: 16, 64: 8}  # channels and pixels of ResNet-20's stages
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS: dict[AmpKind, torch.dtype] = {"none": torch.float32, "bf16": torch.bfloat16}
 LEAST_S = 0.5  # of a measurement
 
 
-def rate(work: Callable[[], object], operations: float) -> float:
-    """Billions of operations a second."""
+def rate(work: Callable[[], object], operations: float, *, device: str = "cpu") -> float:
+    """Billions of operations a second; a multiplication and an addition are two."""
+    on_gpu = torch.device(device).type == "cuda"
+    for _ in range(3):
+        work()
     count, started = 0, time.perf_counter()
     while (passed := time.perf_counter() - started) < LEAST_S:
-        work()
-        count += 1
+        for _ in range(20 if on_gpu else 1):
+            work()
+            count += 1
+        if on_gpu:
+            torch.cuda.synchronize()
     return count * operations / passed / 1e9
 
 
-def product(dtype: torch.dtype) -> tuple[Callable[[], Tensor], float]:
-    """Two square matrices."""
-    left, right = (torch.randn(SIZE, SIZE, dtype=dtype) for _ in range(2))
-    return partial(torch.mm, left, right), 2.0 * SIZE**3
+def matrix_rate(side: int, dtype: torch.dtype, *, device: str = "cpu") -> float:
+    """Of a product of two square matrices."""
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return rate(partial(torch.mm, left, right), 2.0 * side**3, device=device)
 
 
-def convolution(channels: int, dtype: torch.dtype) -> tuple[Callable[[], Tensor], float]:
+def convolution_rate(channels: int, dtype: torch.dtype) -> float:
     """3x3 in a stage of ResNet-20, without gradients."""
     pixels = STAGES[channels]
     images = torch.randn(BATCH, channels, pixels, pixels, dtype=dtype).to(memory_format=torch.channels_last)
     weight = torch.randn(channels, channels, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
-    return partial(F.conv2d, images, weight, padding=1), 2.0 * BATCH * pixels**2 * channels**2 * 9
+    return rate(partial(F.conv2d, images, weight, padding=1), 2.0 * BATCH * pixels**2 * channels**2 * 9)
 
 
-def step(dtype: torch.dtype) -> tuple[Callable[[], None], float]:
-    """Forward and backward of ResNet-20, a backward pass counted as two forward ones."""
-    model = create_model("resnet20").train().to(memory_format=torch.channels_last)
-    images = torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
-    labels = torch.arange(BATCH) % 10
+def step_rate(trial: Trial, way: Way, operations: float) -> float:
+    """Of forward and backward pass, by the clock that chooses a run's speed."""
+    trial.found.pop(way, None)
+    return trial.images_per_s(way) * operations / 1e9
 
-    def work() -> None:
-        model.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            loss = F.cross_entropy(model(images), labels)
-        loss.backward()
 
-    return work, 2.0 * 3 * BATCH * count_operations(model, (3, 32, 32)).macs
+def steps_of_resnet20() -> dict[str, dict[AmpKind, Callable[[], float]]]:
+    """Ways of running the network, each in both precisions."""
+    model, labels = create_model("resnet20").train(), torch.arange(BATCH) % 10
+    trial = Trial(model, lambda outputs: F.cross_entropy(outputs, labels), torch.randn(BATCH, 3, 32, 32), num_images=1)
+    operations = 2.0 * 3 * count_operations(model, (3, 32, 32)).macs  # backward is two forwards
+    threads = torch.get_num_threads()
+    ways = {
+        "resnet20's step": {},
+        "resnet20's step, compiled": {"compile": True},
+        "resnet20's step, compiled, contiguous": {"compile": True, "channels_last": False},
+    }
+    return {
+        name: {amp: partial(step_rate, trial, Way(amp, threads=threads, **choices), operations) for amp in PRECISIONS}
+        for name, choices in ways.items()
+    }
 
 
 def main() -> None:
     flags = parse_flags(__doc__)
-    kinds: dict[str, Callable[[torch.dtype], tuple[Callable[[], Any], float]]] = {
-        f"product of matrices, {SIZE}": product,
-        **{f"convolution, {channels} channels": partial(convolution, channels) for channels in STAGES},
-        "resnet20, forward and backward": step,
+    kinds: dict[str, dict[AmpKind, Callable[[], float]]] = {
+        f"product of matrices, {SIZE}": {amp: partial(matrix_rate, SIZE, dtype) for amp, dtype in PRECISIONS.items()},
+        **{
+            f"convolution, {channels} channels": {
+                amp: partial(convolution_rate, channels, dtype) for amp, dtype in PRECISIONS.items()
+            }
+            for channels in STAGES
+        },
+        **steps_of_resnet20(),
     }
     rows, best = [], 0.0
-    for name, kind in kinds.items():
-        sides = {words: partial(rate, *kind(dtype)) for words, dtype in PRECISIONS.items()}
+    for name, sides in kinds.items():
         found = interleave(sides, rounds=2 if flags.quick else 7)
-        fp32, bf16 = (summary(found[words])["median"] for words in PRECISIONS)
+        fp32, bf16 = (summary(found[amp])["median"] for amp in PRECISIONS)
         best = best or fp32
-        ratio = ratios(found["bf16"], found["fp32"])
+        ratio = ratios(found["bf16"], found["none"])
         rows.append({
             "work": name, "fp32_gflops": fp32, "bf16_gflops": bf16, "bf16_over_fp32": ratio["median"],
-            "ratio_min": ratio["min"], "ratio_max": ratio["max"], "share_of_fp32_product": max(fp32, bf16) / best,
-            "n": ratio["n"],
+            "ratio_min": ratio["min"], "ratio_max": ratio["max"], "fp32_over_product": fp32 / best, "n": ratio["n"],
         })  # fmt: skip
     report("rates", rows, verdicts=[], flags=flags)
 

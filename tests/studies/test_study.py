@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -21,7 +21,7 @@ from reslab.records import Errors, MeasureRecord, RunFolder, RunRecord, StudyRow
 from reslab.report.study.table import markdown_of, measure_text
 from reslab.studies import grid
 from reslab.studies.degradation import KINDS, conclude, degradation
-from reslab.studies.estimate import makespan_s
+from reslab.studies.estimate import estimate, makespan_s
 from reslab.studies.grid import core_shares, run_grid
 from reslab.studies.presets import Choices
 from reslab.studies.study import Entry, run_name, unfinished
@@ -158,6 +158,27 @@ def test_runs_are_dealt_out_in_turn(workers, expected):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system pins no processes")
+@dataclass(frozen=True)
+class Minute:
+    """A job that would take a minute."""
+
+    wants_gpu: bool
+
+    def expected_s(self) -> float:
+        return 60.0
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "wants_gpu", "minutes", "where"),
+    [(False, True, 2.0, "2 of this machine's cores"), (True, False, 2.0, "2 of"), (True, True, 4.0, "GPU")],
+)
+def test_runs_that_share_a_gpu_take_as_long_as_one_after_the_other(monkeypatch, has_gpu, wants_gpu, minutes, where):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
+    expected = estimate({name: Minute(wants_gpu) for name in "abcd"}, workers=2)
+    assert expected.minutes == minutes
+    assert where in expected.where
+
+
 def test_each_process_has_cores_of_its_own(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 5})
     assert core_shares(2) == [{0, 2}, {1, 5}]
@@ -172,7 +193,7 @@ def test_a_run_that_diverges_is_a_row_and_one_that_fails_otherwise_an_error(tmp_
         where="the test",
     )
     entry = Entry("wild", {"depth": 8, "kind": "plain"}, Training(config))
-    study = replace(SMALL, entries=(entry,), seeds=(0,))
+    study = replace(SMALL, entries=(entry,), chosen=replace(SMALL.chosen, seeds=(0,)))
     for _ in run_grid(study.jobs(), tmp_path, resume=True):
         pass
     (found,) = study.rows(tmp_path)

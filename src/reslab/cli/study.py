@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> int:
         return 0
     if arguments[0] in ("-h", "--help"):
         list_studies()
-        parse(StudyFlags, ["--help"], command="study NAME")
+        parse(StudyFlags, ["--help"], command="study NAME")  # which prints the flags and ends
     if arguments[0].startswith("-"):
         raise RequestError(f"Name the study first: reslab study {' | '.join([*STUDIES, 'claims'])}.")
     name, *rest = arguments
@@ -119,7 +119,7 @@ def carry_out(study: Study, left: Mapping[str, Job], flags: StudyFlags, out: Pat
             result_of(study, out, has_changed=True)
         raise
     except KeyboardInterrupt:
-        still, num_runs = len(unfinished(dict(left), out)), len(study.jobs())
+        still, num_runs = len(unfinished(left, out)), len(study.jobs())
         raise KeyboardInterrupt(f"interrupted, with {still} of {num_runs} runs to come. {GOES_ON}") from None
 
 

@@ -49,7 +49,7 @@ def degradation(choices: Choices) -> Study:
     """
     chosen = choices.settle("degradation", presets(), KINDS)
     return Study(
-        name=chosen.name,
+        chosen=chosen,
         title="Does depth help?",
         question="Do deeper networks fit the training images better, with and without shortcuts?",
         protocol=(
@@ -60,9 +60,7 @@ def degradation(choices: Choices) -> Study:
             "Half distance (shattering) and effective depth: on the first step's batch, before it and after the last.",
         ),
         entries=tuple(entry_of(chosen.config, kind, depth) for kind in chosen.kinds for depth in chosen.depths),
-        seeds=chosen.seeds,
         conclude=conclude,
-        command=chosen.command,
         measures=(*ERRORS, *FLOW, *DEPTH),
     )
 

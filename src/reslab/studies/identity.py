@@ -184,7 +184,7 @@ def identity(choices: Choices) -> Study:
     chosen = choices.settle("identity", PRESETS, KINDS, without=("preset", "epochs", "data_dir"))
     settings = [Identity(kind, depth, part) for part in PARTS for depth in chosen.depths for kind in chosen.kinds]
     return Study(
-        name=chosen.name,
+        chosen=chosen,
         title="Is doing nothing easier with a shortcut?",
         question="How near do blocks come to their input, or to it plus something small, with shortcuts and without?",
         protocol=(
@@ -206,9 +206,7 @@ def identity(choices: Choices) -> Study:
             )
             for one in settings
         ),
-        seeds=chosen.seeds,
         conclude=conclude,
-        command=chosen.command,
         measures=(START, TRAIN, TEST),
     )
 

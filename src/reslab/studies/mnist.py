@@ -42,7 +42,7 @@ def mnist(choices: Choices) -> Study:
     """
     chosen = choices.settle("mnist", presets(), KINDS)
     return Study(
-        name=chosen.name,
+        chosen=chosen,
         title="Does a shortcut help on MNIST?",
         question="How far does a plain network come in ten epochs of Adam, and how far its residual twin?",
         protocol=(
@@ -60,9 +60,7 @@ def mnist(choices: Choices) -> Study:
             for kind in chosen.kinds
             for depth in chosen.depths
         ),
-        seeds=chosen.seeds,
         conclude=conclude,
-        command=chosen.command,
         measures=(PARAMETERS, TRAIN_ERROR, TEST_ERROR, ACCURACY, DURATION),
     )
 

@@ -43,7 +43,7 @@ def recipe(choices: Choices) -> Study:
         raise RequestError("The study recipe warms up for an epoch, so that it takes two at least, got --epochs 1.")
     chosen = choices.settle("recipe", presets(), KINDS)
     return Study(
-        name=chosen.name,
+        chosen=chosen,
         title="What does each part of a recipe bring?",
         question="Accuracy, time and memory with warm-up, label smoothing and mixed precision, and without?",
         protocol=(
@@ -66,9 +66,7 @@ def recipe(choices: Choices) -> Study:
             for depth in chosen.depths
             for kind in chosen.kinds
         ),
-        seeds=chosen.seeds,
         conclude=conclude,
-        command=chosen.command,
         measures=(TRAIN_ERROR, TEST_ERROR, STEP, KEPT),
     )
 

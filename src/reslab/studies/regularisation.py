@@ -68,7 +68,7 @@ def regularisation(choices: Choices) -> Study:
         job = Training(override(chosen.config, changes, where="the study"), weights="best" if kind == EARLY else "last")
         entries.append(Entry(kind.replace(" ", "-"), {"regulariser": kind}, job))
     return Study(
-        name=chosen.name,
+        chosen=chosen,
         title="What keeps a network from learning by heart?",
         question="How far does each regulariser close the gap between training and test error?",
         protocol=(
@@ -81,9 +81,7 @@ def regularisation(choices: Choices) -> Study:
             " to learn from, the gap shows.",
         ),
         entries=tuple(entries),
-        seeds=chosen.seeds,
         conclude=conclude,
-        command=chosen.command,
         measures=(TRAIN_ERROR, TEST_ERROR, GAP, DURATION),
     )
 

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from reslab.errors import RequestError
 from reslab.models.catalog import create_model
 from reslab.records import MeasureRecord, StudyRow
-from reslab.run.memory import memory_from_here, peak_mib
 from reslab.studies.grid import end_with_parent
 from reslab.studies.measuring import Measuring
 from reslab.studies.presets import Choices, Preset
 from reslab.studies.study import Entry, Study
+from reslab.train.process_memory import memory_from_here, peak_mib
 
 KINDS = ("all kept", "checkpointed")
 PRESETS = {"": Preset(depths=(20, 56, 110, 254, 542, 1202), kinds=KINDS)}
@@ -108,7 +108,7 @@ def scale(choices: Choices) -> Study:
     if not sys.platform.startswith("linux"):
         raise RequestError("The study scale reads a process's memory from /proc, which Linux alone has.")
     return Study(
-        name=chosen.name,
+        chosen=chosen,
         title="What does depth cost?",
         question="How do time and memory of a training step grow with depth, with and without checkpointed blocks?",
         protocol=(
@@ -126,9 +126,7 @@ def scale(choices: Choices) -> Study:
             for kind in chosen.kinds
             for depth in chosen.depths
         ),
-        seeds=chosen.seeds,
         conclude=conclude,
-        command=chosen.command,
         measures=(PARAMETERS, PEAK, STEP),
         together=False,
     )

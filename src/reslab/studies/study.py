@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from reslab.errors import RequestError
 from reslab.records import MeasureRecord, StudyRecord, StudyRow
 from reslab.studies.job import Job
+from reslab.studies.presets import Chosen
 from reslab.studies.training import ERRORS
 
 PAGE, TABLE, RECORD, PICTURE = "index.html", "table.md", "study.json", "means.png"
@@ -37,28 +38,34 @@ class Study:
     """A grid of runs.
 
     Args:
-        name: of study and preset.
+        chosen: name, command, recipe and seeds, as its user chose.
         title: what it is about, in a line.
         question: that it answers.
         protocol: how, in sentences.
         entries: in the order of the table.
-        seeds: of each entry.
         conclude: rows to what they say, in sentences.
-        command: that runs it.
         measures: columns of the table.
         together: whether the runs may share this machine: not where their speed or memory is what is measured.
     """
 
-    name: str
+    chosen: Chosen
     title: str
     question: str
     protocol: tuple[str, ...]
     entries: tuple[Entry, ...]
-    seeds: tuple[int, ...]
     conclude: Callable[[Sequence[StudyRow]], str]
-    command: str = ""
     measures: tuple[MeasureRecord, ...] = field(default=ERRORS)
     together: bool = True
+
+    @property
+    def name(self) -> str:
+        """Of study and preset, such as ``degradation-digits``."""
+        return self.chosen.name
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of each entry."""
+        return self.chosen.seeds
 
     def jobs(self) -> dict[str, Job]:
         """All runs by name, the longest first."""
@@ -84,7 +91,7 @@ class Study:
             title=self.title,
             question=self.question,
             protocol=self.protocol,
-            command=self.command,
+            command=self.chosen.command,
             seeds=self.seeds,
             measures=self.measures,
             rows=tuple(rows),
@@ -119,7 +126,7 @@ def row_of(entry: Entry, study: Study, out: Path) -> StudyRow:
     return StudyRow(entry.name, entry.factors, found, failed, waiting)
 
 
-def unfinished(jobs: dict[str, Job], out: Path) -> dict[str, Job]:
+def unfinished(jobs: Mapping[str, Job], out: Path) -> dict[str, Job]:
     """Runs that are still to be done, or gone on with. Those that diverged stay as they are: they would do so again.
 
     Raises:

@@ -43,7 +43,7 @@ def variants(choices: Choices) -> Study:
     """
     chosen = choices.settle("variants", presets(), KINDS)
     return Study(
-        name=chosen.name,
+        chosen=chosen,
         title="Which junction trains at which depth?",
         question="Which kinds of shortcut, connection and order fit the training images as depth grows?",
         protocol=(
@@ -61,9 +61,7 @@ def variants(choices: Choices) -> Study:
             for kind in chosen.kinds
             for depth in chosen.depths
         ),
-        seeds=chosen.seeds,
         conclude=conclude,
-        command=chosen.command,
         measures=ERRORS,
     )
 

@@ -11,8 +11,6 @@ LEVEL = 0.05
 """Welch's test: a difference that seeds alone would make less often than this is called clear."""
 LEAST = 0.003
 """And it is three tenths of a point at least: one image of the digits' test split is 0.28."""
-
-
 ONE_SEED = 0.05
 """Of single runs: five points, for there is no spread to compare with."""
 
