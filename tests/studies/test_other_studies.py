@@ -38,7 +38,7 @@ def test_every_study_has_distinct_runs_and_a_command_that_makes_it(name, preset)
     study = create_study(name, Choices(preset, seeds=2))
     assert len(study.jobs()) == 2 * len(study.entries)
     assert study.name in {f"{name}-{preset}", name}
-    words = study.command.split()
+    words = study.chosen.command.split()
     assert words[:3] == ["reslab", "study", name]
     assert len({tuple(entry.factors) for entry in study.entries}) == 1  # one set of columns
     assert study.conclude([])
