@@ -41,8 +41,11 @@ from reslab.records import (
     StudyRow,
 )
 from reslab.report.structure import draw_structure
+from reslab.report.study.table import markdown_of as study_markdown
+from reslab.studies.catalog import STUDIES
 from reslab.studies.claims.ledger import shipped_evidence
-from reslab.studies.claims.text import counts_of, judge_all, markdown_of
+from reslab.studies.claims.text import counts_of, judge_all
+from reslab.studies.claims.text import markdown_of as claims_markdown
 
 DOCS = Path(__file__).parent
 RECORDS = {
@@ -222,7 +225,15 @@ def rules() -> str:
 def claims() -> str:
     """The ledger, by the studies that come with reslab."""
     judged = judge_all(shipped_evidence())
-    return f"{counts_of(judged)}.\n\n{markdown_of(judged)}"
+    return f"{counts_of(judged)}.\n\n{claims_markdown(judged)}"
+
+
+def results() -> str:
+    """What the studies that come with reslab have found."""
+    found = shipped_evidence().studies
+    names = [name for study in STUDIES for name in sorted(found) if name.partition("-")[0] == study]
+    pages = ((name, study_markdown(found[name]).partition("\n")) for name in names)
+    return "\n".join(f"#{title} ({name})\n{rest}" for name, (title, _, rest) in pages)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -233,6 +244,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "connections": connections,
     "config": options,
     "recipes": recipes,
+    "results": results,
     "sources": sources,
     **{f"record {name}": lambda kind=kind: record(kind) for name, kind in RECORDS.items()},
 }

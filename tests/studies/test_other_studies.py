@@ -17,6 +17,7 @@ from reslab.errors import RequestError
 from reslab.records import StudyRow
 from reslab.studies import identity, recipe, regularisation, variants
 from reslab.studies.catalog import STUDIES, create_study
+from reslab.studies.grid import num_cores
 from reslab.studies.identity import Identity, Stack, digits, learn, target_of
 from reslab.studies.measuring import Measuring
 from reslab.studies.presets import Choices
@@ -172,6 +173,17 @@ def fails(settings, seed):
     raise RuntimeError(f"no luck with seed {seed}")
 
 
+@pytest.mark.parametrize(("threads", "recorded"), [(1, 1), (0, num_cores())])
+def test_a_measurement_names_the_threads_it_computed_with(tmp_path, threads, recorded):
+    before = torch.get_num_threads()
+    job = Measuring(learn, Identity("plain", 1, 0.0, steps=2), identity.expect, threads=threads)
+    try:
+        assert job.run(tmp_path, resume=True) == ""
+    finally:
+        torch.set_num_threads(before)
+    assert job.made_on(tmp_path)[0]["threads"] == recorded
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_deeper_takes_more_memory_and_checkpointing_less():
@@ -201,6 +213,7 @@ def test_recipe_measures_time_and_memory_of_each_part(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["identity", "--preset", "digits"], "no --preset"),
+        (["scale", "--data-dir", "somewhere"], "no --data-dir"),
         (["identity", "--epochs", "3"], "no --epochs"),
         (["regularisation", "--depths", "20"], "no --depths"),
         (["variants", "--kinds", "order pree"], "Did you mean 'order pre'"),

@@ -43,14 +43,15 @@ def run(arguments: list[str]) -> int:
 
 def show(judged: Sequence[tuple[Claim, Finding]]) -> None:
     """Each claim with its word, its source and the numbers."""
-    from reslab.studies.claims.text import counts_of, origin_of
+    from reslab.report.study.table import origin_of
+    from reslab.studies.claims.text import counts_of
 
     screen = console()
     for claim, finding in judged:
         screen.print(f"[bold {COLOURS[finding.word]}]{finding.word.upper()}[/]  [bold]{claim.says}[/] ({claim.who})")
         screen.print(f"  source    {claim.source}", soft_wrap=True)
         screen.print(f"  measured  {finding.measured}", soft_wrap=True)
-        if origin := origin_of(finding.study):
-            screen.print(f"  by        {origin}", soft_wrap=True)
+        if finding.study:
+            screen.print(f"  by        {origin_of(finding.study)}", soft_wrap=True)
         screen.print()
     screen.print(f"{counts_of(judged)}.")

@@ -9,6 +9,7 @@ from typing import Any
 
 from reslab.errors import RequestError
 from reslab.records import decode, encode, write_atomic
+from reslab.studies.grid import num_cores
 from reslab.studies.job import Status
 
 RESULT = "result.json"
@@ -23,12 +24,14 @@ class Measuring:
         settings: a dataclass.
         expect: settings to the seconds that it would take on one thread.
         seed: of everything random.
+        threads: to compute with; 0 for one on each core.
     """
 
     measure: Callable[[Any, int], dict[str, float]]
     settings: Any
     expect: Callable[[Any], float]
     seed: int = 0
+    threads: int = 1
 
     def seeded(self, seed: int) -> Measuring:
         """With another seed."""
@@ -45,7 +48,7 @@ class Measuring:
 
         from reslab.run.describe import machine_of, versions
 
-        torch.set_num_threads(1)
+        torch.set_num_threads(self.threads or num_cores())
         try:
             values = self.measure(self.settings, self.seed)
         except Exception as error:

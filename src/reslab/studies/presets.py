@@ -152,7 +152,9 @@ class Choices:
                 raise RequestError(f"Each of --{name} is named once, got {', '.join(map(str, chosen))}.")
         for name in without:
             if value := getattr(self, name):
-                raise RequestError(f"The study {study} has no --{name} to choose, got {value!r}. Leave it out.")
+                raise RequestError(
+                    f"The study {study} has no --{name.replace('_', '-')} to choose, got {value!r}. Leave it out."
+                )
 
     def _name(self, study: str, preset: str) -> str:
         name = f"{study}-{preset}" if preset else study

@@ -26,7 +26,7 @@ from reslab.train.process_memory import memory_from_here, peak_mib
 KINDS = ("all kept", "checkpointed")
 PRESETS = {"": Preset(depths=(20, 56, 110, 254, 542, 1202), kinds=KINDS)}
 PEAK = MeasureRecord("peak_mib", "memory of a step", "mib", charted=True)
-STEP = MeasureRecord("step_s", "a step takes", "number", charted=True)
+STEP = MeasureRecord("step_s", "seconds a step", "number", charted=True)
 PARAMETERS = MeasureRecord("num_parameters", "parameters", "count")
 
 
@@ -51,7 +51,7 @@ def measure(settings: Scale, seed: int) -> dict[str, float]:
     """In a process of its own, whose memory nothing else has touched."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=measure_alone, args=(settings, seed, there))
+    process = context.Process(target=measure_alone, args=(settings, seed, torch.get_num_threads(), there))
     process.start()
     there.close()
     try:
@@ -63,9 +63,10 @@ def measure(settings: Scale, seed: int) -> dict[str, float]:
     return found
 
 
-def measure_alone(settings: Scale, seed: int, answer: Connection) -> None:
+def measure_alone(settings: Scale, seed: int, threads: int, answer: Connection) -> None:
     """Growth of this process up to the end of the first step, and the median time of those after it."""
     threading.Thread(target=end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
     torch.manual_seed(seed)
     images = torch.randn(settings.batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(len(images)) % 10
@@ -120,7 +121,7 @@ def scale(choices: Choices) -> Study:
             Entry(
                 f"resnet{depth}-{kind.replace(' ', '-')}",
                 {"depth": depth, "blocks": kind},
-                Measuring(measure, Scale(depth, kind == "checkpointed"), expect),
+                Measuring(measure, Scale(depth, kind == "checkpointed"), expect, threads=0),
                 cost=depth,
             )
             for kind in chosen.kinds

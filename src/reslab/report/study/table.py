@@ -92,7 +92,18 @@ def markdown_of(record: StudyRecord) -> str:
         "",
         record.conclusion,
         "",
-        f"`{record.command}`",
+        f"{origin_of(record)}.",
         "",
     ]
     return "\n".join(lines)
+
+
+def origin_of(record: StudyRecord) -> str:
+    """Command, seeds and machine."""
+    machine = ", ".join(str(record.machine[key]) for key in ("processor", "gpu") if record.machine.get(key))
+    return f"`{record.command}`, n = {most_runs(record)}, {machine or 'machine not recorded'}"
+
+
+def most_runs(record: StudyRecord) -> int:
+    """Runs of the setting that has most."""
+    return max((row.num_ended for row in record.rows), default=0)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from reslab.records import StudyRecord
+from reslab.report.study.table import most_runs, origin_of
 from reslab.studies.claims import counted, depth, recipes, to_come
 from reslab.studies.claims.ledger import Claim, Evidence, Finding, Word
 
@@ -24,24 +24,6 @@ def judge_all(evidence: Evidence) -> list[tuple[Claim, Finding]]:
     return [(claim, claim.judge(evidence)) for claim in CLAIMS]
 
 
-def origin_of(study: StudyRecord | None) -> str:
-    """Command, seeds and machine.
-
-    Example:
-        >>> origin_of(None)
-        ''
-    """
-    if study is None:
-        return ""
-    machine = ", ".join(str(study.machine[key]) for key in ("processor", "gpu") if study.machine.get(key))
-    return f"`{study.command}`, n = {most_runs(study)}, {machine or 'machine not recorded'}"
-
-
-def most_runs(study: StudyRecord) -> int:
-    """Runs of the setting that has most."""
-    return max((row.num_ended for row in study.rows), default=0)
-
-
 def markdown_of(judged: Sequence[tuple[Claim, Finding]]) -> str:
     """One row a claim."""
     lines = [
@@ -49,7 +31,7 @@ def markdown_of(judged: Sequence[tuple[Claim, Finding]]) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for claim, finding in judged:
-        origin = origin_of(finding.study)
+        origin = origin_of(finding.study) if finding.study else ""
         measured = finding.measured + (f" {origin}." if origin else "")
         cells = (claim.says, claim.who, claim.source, measured, f"**{finding.word}**")
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
