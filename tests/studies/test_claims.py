@@ -84,7 +84,9 @@ def test_the_identity_is_easier_only_where_shortcuts_win(shallow, deep, word):
     [
         ((0.978, 0.979), (0.985, 0.986), "holds"),
         ((0.990, 0.991), (0.995, 0.996), "holds in part"),
-        ((0.993, 0.995), (0.992, 0.996), "not tested here"),  # no seed can tell
+        ((0.977, 0.979), (0.983, 0.987), "holds in part"),  # the numbers, but too few seeds for the difference
+        ((0.993, 0.995), (0.992, 0.996), "does not hold"),  # neither
+        ((0.993,), (0.995,), "not tested here"),  # one seed
         ((0.995, 0.996), (0.990, 0.991), "does not hold"),
     ],
 )

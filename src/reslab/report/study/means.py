@@ -125,13 +125,23 @@ def is_lost(record: StudyRecord, row: StudyRow, measure: MeasureRecord) -> bool:
     return is_wide(record, measure) and row.mean(measure.key) == 0
 
 
+def percent_top(most: float) -> int:
+    """End of an axis of errors in percent: a round number, and no magnifying glass over tenths of a percent.
+
+    Example:
+        >>> [percent_top(most) for most in (0.2, 1.46, 4.1, 58.2, 91.7)]
+        [2, 2, 5, 60, 100]
+    """
+    return next(top for top in [2, 5, *range(10, 101, 10)] if top >= most)
+
+
 def value_axis(record: StudyRecord, measure: MeasureRecord) -> dict[str, Any]:
     """The measure's axis, upright or not."""
     unit = {"percent": " (%)", "points": " (points)", "mib": " (MiB)"}.get(measure.unit, "")
     heading = f"{measure.heading}{unit}"
     if measure.unit == "percent":  # one axis for training and test
         shares = [share for other in charted(record) if other.unit == "percent" for share in finite(record, other)]
-        scale = alt.Scale(domain=[0, max(5, 10 * math.ceil(10 * max(shares)))], nice=False)
+        scale = alt.Scale(domain=[0, percent_top(100 * max(shares))], nice=False)
         return {"title": heading, "scale": scale, "axis": alt.Axis(tickCount=6)}
     if not is_wide(record, measure):
         return {"title": heading, "scale": alt.Scale(zero=True, nice=True), "axis": alt.Axis(tickCount=6)}
