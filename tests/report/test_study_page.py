@@ -108,7 +108,10 @@ def test_means_are_drawn_against_depth_on_one_axis_for_both_errors():
 def test_settings_without_a_number_are_drawn_line_by_line():
     rows = [StudyRow(name, {"recipe": name}, {"test_error": (0.1, 0.2)}, {}, 0) for name in ("none", "warm-up")]
     spec = means_chart(study(rows, TEST)).to_dict()
-    assert spec["concat"][0]["layer"][1]["encoding"]["y"]["sort"] == ["none", "warm-up"]
+    panel = spec["concat"][0]["layer"]
+    assert panel[1]["encoding"]["y"]["sort"] == ["none", "warm-up"]
+    words = spec["datasets"][panel[2]["data"]["name"]]  # right of the last ring
+    assert [(row["told"], row["value"]) for row in words] == [("mean 15.00 %", 20.0)] * 2
 
 
 def test_exact_zeros_are_named_where_a_logarithm_has_no_place_for_them():

@@ -132,7 +132,8 @@ def percent_top(most: float) -> int:
         >>> [percent_top(most) for most in (0.2, 1.46, 4.1, 58.2, 91.7)]
         [2, 2, 5, 60, 100]
     """
-    return next(top for top in [2, 5, *range(10, 101, 10)] if top >= most)
+    tops: list[int] = [2, 5, *range(10, 101, 10)]
+    return next(top for top in tops if top >= most)
 
 
 def value_axis(record: StudyRecord, measure: MeasureRecord) -> dict[str, Any]:
@@ -187,9 +188,22 @@ def in_lines(record: StudyRecord, measure: MeasureRecord) -> Panel:
     x = alt.X("value:Q", **value_axis(record, measure))
     base = alt.Chart(alt.InlineData(values=means)).encode(x=x, y=y)
     dots = base.mark_circle(size=90, color=RAMPS["residual"][1], opacity=1).encode(tooltip=tooltip_of(measure))
-    words = base.mark_text(align="left", dx=10, color=INK, fontSize=11).encode(text="told:N")
+    words = alt.Chart(alt.InlineData(values=in_words(means, seeds))).mark_text(
+        align="left", dx=10, color=INK, fontSize=11
+    )
+    words = words.encode(x=x, y=y, text="told:N")
     each = each_seed(seeds).encode(x=x, y=y)
     return alt.layer(each, dots, words).properties(width=560, height=24 * len(order))
+
+
+def in_words(means: list[Row], seeds: list[Row]) -> list[Row]:
+    """Each mean as text, right of the last ring of its line, so that it is written over none."""
+    word = "mean " if len(seeds) > len(means) else ""
+    found = []
+    for mean in means:
+        last = max(one["value"] for one in (mean, *seeds) if one["label"] == mean["label"])
+        found.append(mean | {"told": f"{word}{mean['told']}", "value": last})
+    return found
 
 
 def each_seed(seeds: list[Row]) -> alt.Chart:
