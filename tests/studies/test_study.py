@@ -235,6 +235,8 @@ def test_a_study_runs_goes_on_where_it_was_and_is_only_read_when_done(tmp_path, 
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out) == first
+    assert main([one for one in arguments if one != "--json"]) == 0
+    assert "4 runs, all done before." in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
     assert main([*arguments, "--epochs", "2"]) == 2
     assert "train.epochs was 1, now 2" in capsys.readouterr().out

@@ -96,7 +96,9 @@ def run(arguments: list[str]) -> int:
     started = time.perf_counter()
     if left:
         carry_out(study, left, flags, out, workers=workers)
-    show(result_of(study, out, has_changed=bool(left)), out, seconds=time.perf_counter() - started, as_json=flags.json)
+    record = result_of(study, out, has_changed=bool(left))
+    took = f"in {duration(time.perf_counter() - started)}" if left else "all done before"
+    show(record, out, told=f"{len(study.jobs())} runs, {took}", as_json=flags.json)
     return 0
 
 
@@ -198,7 +200,7 @@ def follow(study: Study, left: Mapping[str, Job], grid: Iterator[None], out: Pat
             if len(still) < len(waiting):
                 waiting, shown = still, study.record(out)
                 if live is None:
-                    print(f"{len(waiting)} runs left", file=sys.stderr, flush=True)
+                    print(f"{len(waiting)} to come", file=sys.stderr, flush=True)
             if live is not None:
                 live.update(Group(study_table(shown), "", progress_text(waiting, out, num_runs=len(study.jobs()))))
 
@@ -223,7 +225,7 @@ def result_of(study: Study, out: Path, *, has_changed: bool) -> StudyRecord:
     return record
 
 
-def show(record: StudyRecord, out: Path, *, seconds: float, as_json: bool) -> None:
+def show(record: StudyRecord, out: Path, *, told: str, as_json: bool) -> None:
     """Prints what came out."""
     from reslab.studies.study import PAGE, TABLE
 
@@ -233,8 +235,7 @@ def show(record: StudyRecord, out: Path, *, seconds: float, as_json: bool) -> No
     screen = console()
     screen.print(study_table(record))
     screen.print(f"\n{record.conclusion}", soft_wrap=True)
-    runs = len(record.rows) * len(record.seeds)
-    screen.print(f"\n{runs} runs, {duration(seconds)}. {out / PAGE}, {out / TABLE}")
+    screen.print(f"\n{told}. {out / PAGE}, {out / TABLE}")
 
 
 def study_table(record: StudyRecord) -> Table:
