@@ -214,7 +214,8 @@ def test_recipe_measures_time_and_memory_of_each_part(tmp_path, capsys):
     [
         (["identity", "--preset", "digits"], "no --preset"),
         (["scale", "--data-dir", "somewhere"], "no --data-dir"),
-        (["identity", "--epochs", "3"], "no --epochs"),
+        (["identity", "--epochs", "3"], "no --epochs to choose, got 3"),
+        (["identity", "--download"], "no --download to choose. Leave it out."),
         (["regularisation", "--depths", "20"], "no --depths"),
         (["variants", "--kinds", "order pree"], "Did you mean 'order pre'"),
         (["scale", "--depths", "21"], "6n+2"),

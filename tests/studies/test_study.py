@@ -22,7 +22,7 @@ from reslab.report.study.table import markdown_of, measure_text
 from reslab.studies import grid
 from reslab.studies.degradation import KINDS, conclude, degradation
 from reslab.studies.estimate import estimate, makespan_s
-from reslab.studies.grid import core_shares, run_grid
+from reslab.studies.grid import check_reasons, core_shares, run_grid
 from reslab.studies.presets import Choices
 from reslab.studies.study import Entry, run_name, unfinished
 from reslab.studies.training import Training
@@ -183,6 +183,21 @@ def test_each_process_has_cores_of_its_own(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 5})
     assert core_shares(2) == [{0, 2}, {1, 5}]
     assert core_shares(5) == [{0, 1, 2, 5}] * 5
+
+
+def test_missing_data_is_told_before_anything_begins(tmp_path, capsys):
+    assert main(["study", "mnist", "--data-dir", str(tmp_path), "--out", str(tmp_path / "study")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"reslab: error: No mnist below {tmp_path}")
+    assert "--download" in told
+    assert not (tmp_path / "study").exists()
+
+
+def test_what_several_runs_failed_of_is_told_once(tmp_path):
+    jobs = dict.fromkeys(["a", "b", "c"], Training(next(iter(SMALL.jobs().values())).config))
+    with pytest.raises(WorkFailed) as failed:
+        check_reasons({"a": "no disk", "b": "", "c": "no disk"}, jobs, tmp_path, may_diverge=False)
+    assert str(failed.value) == "2 of 3 runs failed. a, c: no disk"
 
 
 @pytest.mark.slow

@@ -45,6 +45,8 @@ class StudyFlags:
     """Epochs in place of the preset's."""
     data_dir: str = ""
     """Where named data sets lie."""
+    download: bool = False
+    """Fetch a named data set that is absent."""
     workers: int = 0
     """Runs at the same time; 0 for one per core."""
     ray: str = ""
@@ -106,12 +108,15 @@ def carry_out(study: Study, left: Mapping[str, Job], flags: StudyFlags, out: Pat
     """The runs that are left. Where some fail, the page is written of the others all the same.
 
     Raises:
+        RequestError: if they can't begin, for want of data.
         WorkFailed: with the reasons, after the other runs have ended.
         KeyboardInterrupt: with what is still to come.
     """
     from reslab.studies.grid import GOES_ON
     from reslab.studies.study import unfinished
 
+    if flags.download or not flags.ray:  # another machine's data may lie elsewhere
+        next(iter(left.values())).check()
     grid = executed(left, out, workers=workers, ray=flags.ray)
     where = f"on the cluster at {flags.ray}" if flags.ray else f"{workers} at once"
     try:
@@ -150,6 +155,7 @@ def chosen(name: str, arguments: list[str]) -> tuple[Study, StudyFlags]:
         kinds=tuple(flags.kinds),
         epochs=flags.epochs,
         data_dir=str(Path(flags.data_dir).resolve()) if flags.data_dir else "",
+        download=flags.download,
     )
     study = create_study(name, choices)
     if flags.ray and not study.together:

@@ -80,7 +80,10 @@ def check_reasons(reasons: Mapping[str, str], jobs: Mapping[str, Job], out: Path
         if reason and not (may_diverge and jobs[name].status(out / name) == "failed")
     }
     if lost:
-        told = "; ".join(f"{name}: {reason}" for name, reason in lost.items())
+        alike: dict[str, list[str]] = {}
+        for name, reason in lost.items():
+            alike.setdefault(reason, []).append(name)
+        told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in alike.items())
         raise WorkFailed(f"{len(lost)} of {len(jobs)} runs failed. {told}{f'. {GOES_ON}' if may_diverge else ''}")
 
 

@@ -181,7 +181,7 @@ def identity(choices: Choices) -> Study:
     Raises:
         RequestError: for an unknown kind, a preset, or epochs.
     """
-    chosen = choices.settle("identity", PRESETS, KINDS, without=("preset", "epochs", "data_dir"))
+    chosen = choices.settle("identity", PRESETS, KINDS, without=("preset", "epochs", "data_dir", "download"))
     settings = [Identity(kind, depth, part) for part in PARTS for depth in chosen.depths for kind in chosen.kinds]
     return Study(
         chosen=chosen,

@@ -21,6 +21,10 @@ class Job(Protocol):
         """Whether it computes on a GPU where there is one."""
         ...
 
+    def check(self) -> None:
+        """Refuses what can't begin on this machine, such as a run without its data; fetches that where it may."""
+        ...
+
     def run(self, out: Path, *, resume: bool) -> str:
         """Does it, and leaves records in ``out``. Empty if it went well, or else why it didn't."""
         ...

@@ -42,6 +42,9 @@ class Measuring:
         """It measures on the CPU."""
         return False
 
+    def check(self) -> None:
+        """It brings all that it needs."""
+
     def run(self, out: Path, *, resume: bool) -> str:
         """Measures. Not every exception can be pickled, hence words."""
         import torch

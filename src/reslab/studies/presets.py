@@ -89,6 +89,7 @@ class Choices:
         kinds: in place of the preset's.
         epochs: in place of the preset's; 0 for these.
         data_dir: where named data sets lie.
+        download: fetch what is absent there.
     """
 
     preset: str = ""
@@ -97,6 +98,7 @@ class Choices:
     kinds: tuple[str, ...] = ()
     epochs: int = 0
     data_dir: str = ""
+    download: bool = False
 
     def settle(
         self, study: str, presets: Mapping[str, Preset], kinds: Collection[str], *, without: Sequence[str] = ()
@@ -122,12 +124,14 @@ class Choices:
             check_depths(depths)
         for kind in self.kinds:
             if kind not in kinds:
-                raise unknown("kind", kind, kinds, hint=f"There are {', '.join(kinds)}.")
+                raise unknown("kind", kind, kinds, hint=f"There are {', '.join(kinds)}." if len(kinds) > 12 else "")
         changes: dict[str, object] = {}
         if self.epochs:
             changes |= {"train.epochs": self.epochs, "train.steps": 0}
         if self.data_dir:
             changes["data.dir"] = self.data_dir
+        if self.download:
+            changes["data.download"] = True
         seeds = self.seeds or preset.seeds
         return Chosen(
             name=self._name(study, name),
@@ -152,9 +156,8 @@ class Choices:
                 raise RequestError(f"Each of --{name} is named once, got {', '.join(map(str, chosen))}.")
         for name in without:
             if value := getattr(self, name):
-                raise RequestError(
-                    f"The study {study} has no --{name.replace('_', '-')} to choose, got {value!r}. Leave it out."
-                )
+                got = "" if value is True else f", got {value!r}"
+                raise RequestError(f"The study {study} has no --{name.replace('_', '-')} to choose{got}. Leave it out.")
 
     def _name(self, study: str, preset: str) -> str:
         name = f"{study}-{preset}" if preset else study

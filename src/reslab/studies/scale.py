@@ -105,7 +105,7 @@ def scale(choices: Choices) -> Study:
         RequestError: for an unknown depth or kind, for a preset or epochs, and where the system doesn't tell a process
             how much memory it takes.
     """
-    chosen = choices.settle("scale", PRESETS, KINDS, without=("preset", "epochs", "data_dir"))
+    chosen = choices.settle("scale", PRESETS, KINDS, without=("preset", "epochs", "data_dir", "download"))
     if not sys.platform.startswith("linux"):
         raise RequestError("The study scale reads a process's memory from /proc, which Linux alone has.")
     return Study(

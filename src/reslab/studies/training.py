@@ -63,6 +63,17 @@ class Training:
         """Unless the config says otherwise."""
         return self.config.train.device.startswith(("auto", "cuda"))
 
+    def check(self) -> None:
+        """Its data.
+
+        Raises:
+            RequestError: if it is missing or damaged.
+            WorkFailed: if it can't be downloaded.
+        """
+        from reslab.config import build
+
+        build.source(self.config.data)
+
     def run(self, out: Path, *, resume: bool) -> str:
         """Trains, then looks at the depth. Not every exception can be pickled, hence words."""
         from reslab.run.costs import record_costs
