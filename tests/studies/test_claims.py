@@ -102,6 +102,22 @@ def test_mnist_follows_accuracies_and_their_spread(plain, residual, word):
 
 
 @pytest.mark.parametrize(
+    ("halved", "gated", "word"),
+    [(0.5, 0.3, "holds"), (0.5, 0.02, "holds in part"), (0.03, 0.02, "does not hold")],
+)
+def test_clean_shortcuts_are_judged_at_the_greatest_depth(halved, gated, word):
+    kinds = {"shortcut zero_pad": 0.0, "connection constant_half": halved, "connection shortcut_gate": gated}
+    rows = {
+        f"resnet{depth}-{kind}": ({"variant": kind, "depth": depth}, {"train_error": (error if depth == 110 else 0.9,)})
+        for kind, error in kinds.items()
+        for depth in (20, 110)
+    }
+    found = BY_KEY["clean-shortcuts"].judge(study("variants-digits", rows))
+    assert found.word == word
+    assert f"of 110 layers: identity 0.00 %, both halved {100 * halved:.2f} %" in found.measured
+
+
+@pytest.mark.parametrize(
     ("time", "memory", "word"), [(0.5, 0.5, "holds"), (1.2, 0.5, "holds in part"), (1.2, 1.0, "does not hold")]
 )
 def test_mixed_precision_is_judged_by_time_and_memory(time, memory, word):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reslab.report.study.table import most_runs, origin_of
-from reslab.studies.claims import counted, depth, recipes, to_come
+from reslab.studies.claims import counted, depth, junctions, recipes, to_come
 from reslab.studies.claims.ledger import Claim, Evidence, Finding, Word
 
 OF_SEVERAL: dict[Word, str] = {
@@ -16,7 +16,7 @@ OF_SEVERAL: dict[Word, str] = {
     "does not hold": "do not hold",
     "not tested here": "not tested here",
 }
-CLAIMS: tuple[Claim, ...] = (*depth.CLAIMS, *recipes.CLAIMS, *counted.CLAIMS, *to_come.CLAIMS)
+CLAIMS: tuple[Claim, ...] = (*depth.CLAIMS, *junctions.CLAIMS, *recipes.CLAIMS, *counted.CLAIMS, *to_come.CLAIMS)
 
 
 def judge_all(evidence: Evidence) -> list[tuple[Claim, Finding]]:
