@@ -19,8 +19,9 @@ from reslab.records import (
     StudyRow,
     encode,
 )
+from reslab.report.portraits import RAMPS
 from reslab.report.study.means import means_chart, means_figure
-from reslab.report.study.page import write_study_page
+from reslab.report.study.page import MANY, write_study_page
 from reslab.report.study.shattering import depth_figure
 from reslab.report.study.table import brief, cells_of, columns_of, markdown_of
 
@@ -114,6 +115,19 @@ def test_settings_without_a_number_are_drawn_line_by_line():
     assert [(row["told"], row["value"]) for row in words] == [("mean 15.00 %", 20.0)] * 2
 
 
+def test_many_kinds_at_a_few_depths_share_a_line_each_and_tell_depths_by_shade():
+    rows = [
+        StudyRow(f"{kind}-{depth}", {"variant": kind, "depth": depth}, {"test_error": (depth / 1000,)}, {}, 0)
+        for kind in map(str, range(9))
+        for depth in (20, 56, 110)
+    ]
+    spec = means_chart(study(rows, TEST)).to_dict()
+    _, dots = spec["concat"][0]["layer"]
+    assert dots["encoding"]["y"]["sort"] == [str(kind) for kind in range(9)]
+    assert dots["encoding"]["color"]["scale"] == {"domain": [20, 56, 110], "range": list(RAMPS["residual"])}
+    assert {row["value"] for row in spec["datasets"][dots["data"]["name"]] if row["label"] == "3"} == {2.0, 5.6, 11.0}
+
+
 def test_exact_zeros_are_named_where_a_logarithm_has_no_place_for_them():
     error = MeasureRecord("error", "error", "number", charted=True)
     rows = [
@@ -179,6 +193,14 @@ def test_a_study_that_trains_nothing_has_its_machine_on_the_page(tmp_path):
     page = PageReader(write_study_page(degradation(), [], tmp_path / "page.html"))
     assert set(page.specs) == {"means"}
     assert "A processor" in page.text
+
+
+def test_of_very_many_runs_the_page_draws_the_means_alone_and_says_so(twins, tmp_path):
+    runs = (list(twins) * MANY)[: MANY + 1]
+    page = PageReader(write_study_page(degradation(), runs, tmp_path / "page.html"))
+    assert set(page.specs) == {"means"}
+    assert f"{MANY + 1} runs are too many for curves of each." in page.text
+    assert "The table of 4 settings" in page.text
 
 
 @pytest.mark.slow

@@ -20,6 +20,8 @@ FEW = 5
 """Up to so many settings, each has a colour."""
 WIDE = 30.0
 """A measure whose greatest mean is so many times its least is drawn on a logarithmic axis."""
+SHADES = RAMPS["residual"]
+"""Of dots where a line has several: deeper is darker."""
 COLOURS = {"plain": RAMPS["plain"][1], "residual": RAMPS["residual"][1]}
 """Of families; other settings take what is left of the palette."""
 
@@ -39,14 +41,17 @@ def means_figure(record: StudyRecord) -> Figure:
 def means_chart(record: StudyRecord) -> alt.TopLevelMixin | None:
     """Mean of each charted measure, with every seed as a small ring, so that the spread is seen and not computed.
 
-    Lines over depth where the study has one, and else a line for each setting. None if no run has ended.
+    Lines over depth where the study has one, and else a line for each setting, with a dot for each depth where there
+    are many kinds of network. None if no run has ended.
     """
     measures = charted(record)
     if not measures:
         return None
     axis = next((name for name in AXES if is_axis(record, name)), "")
     if not axis:
-        return dress(alt.concat(*(in_lines(record, measure) for measure in measures), columns=1, spacing=24))
+        shade = next((name for name in AXES if is_shade(record, name)), "")
+        lines = (in_lines(record, measure, shade) for measure in measures)
+        return dress(alt.concat(*lines, columns=1, spacing=24), legend_columns=len(SHADES))
     sheets = {sheet_of(row, axis): None for row in record.rows}
     panels = [against(record, measure, axis, sheet) for sheet in sheets for measure in measures]
     joined = alt.concat(*panels, columns=2, spacing=24).resolve_scale(color="shared")
@@ -68,6 +73,15 @@ def is_axis(record: StudyRecord, name: str) -> bool:
     places = [row.factors.get(name) for row in record.rows]
     lines = {line_of(row, name) for row in record.rows}
     return all(isinstance(place, int) for place in places) and len(set(places)) > 1 and len(lines) <= FEW
+
+
+def is_shade(record: StudyRecord, name: str) -> bool:
+    """Whether the settings are few numbers of one factor for each of many settings of another."""
+    places = [row.factors.get(name) for row in record.rows]
+    several = 1 < len(set(places)) <= len(SHADES)
+    return several and all(
+        isinstance(place, int) and len(row.factors) == 2 for place, row in zip(places, record.rows, strict=True)
+    )
 
 
 def line_of(row: StudyRow, axis: str) -> str:
@@ -179,20 +193,25 @@ def against(record: StudyRecord, measure: MeasureRecord, axis: str, sheet: str) 
     return alt.layer(lines, dots, each).properties(title=sheet, width=340, height=270)
 
 
-def in_lines(record: StudyRecord, measure: MeasureRecord) -> Panel:
-    """A line for each setting."""
+def in_lines(record: StudyRecord, measure: MeasureRecord, shade: str) -> Panel:
+    """A line for each setting; those that differ by the factor ``shade`` alone share one, and have no words."""
     is_log = is_wide(record, measure)
-    means, seeds = (find(record.rows, measure, "", is_log=is_log) for find in (means_of, seeds_of))
-    order = [label_of(row) for row in record.rows]
+    means, seeds = (find(record.rows, measure, shade, is_log=is_log) for find in (means_of, seeds_of))
+    order = list(dict.fromkeys(line_of(row, shade) if shade else label_of(row) for row in record.rows))
     y = alt.Y("label:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=alt.Axis(labelLimit=260))
     x = alt.X("value:Q", **value_axis(record, measure))
     base = alt.Chart(alt.InlineData(values=means)).encode(x=x, y=y)
-    dots = base.mark_circle(size=90, color=RAMPS["residual"][1], opacity=1).encode(tooltip=tooltip_of(measure))
+    dots = base.mark_circle(size=90, color=SHADES[1], opacity=1).encode(tooltip=tooltip_of(measure))
+    each = each_seed(seeds).encode(x=x, y=y)
+    if shade:
+        places = sorted({int(row.factors[shade]) for row in record.rows})
+        scale, legend = alt.Scale(domain=places, range=SHADES[: len(places)]), alt.Legend(orient="top")
+        dots = dots.encode(color=alt.Color("place:O", title=shade, scale=scale, legend=legend))
+        return alt.layer(each, dots).properties(width=560, height=18 * len(order))
     words = alt.Chart(alt.InlineData(values=in_words(means, seeds))).mark_text(
         align="left", dx=10, color=INK, fontSize=11
     )
     words = words.encode(x=x, y=y, text="told:N")
-    each = each_seed(seeds).encode(x=x, y=y)
     return alt.layer(each, dots, words).properties(width=560, height=24 * len(order))
 
 

@@ -15,6 +15,9 @@ from reslab.report.study.shattering import depth_figure
 from reslab.report.study.table import brief, table_of
 from reslab.report.words import in_words, name_of
 
+MANY = 16
+"""More runs than these have no curves of their own: nobody can tell so many lines apart."""
+
 
 def write_study_page(record: StudyRecord, folders: Sequence[RunFolder], path: Path) -> Path:
     """Writes the page, whole or not at all, and returns its path.
@@ -39,6 +42,7 @@ def write_study_page(record: StudyRecord, folders: Sequence[RunFolder], path: Pa
             "more": table_of(more) if (more := brief(record, is_brief=False)).measures else None,
             "words": len(record.rows[0].factors),
             "figures": figures,
+            "undrawn": len(folders) if len(folders) > MANY else 0,
             "names": [run.name for run in folders] or [record.name],
             "sections": sections(records) if records else facts_of(record),
             "deviations": deviations(folders, records) if records else [],
@@ -51,9 +55,11 @@ def write_study_page(record: StudyRecord, folders: Sequence[RunFolder], path: Pa
 
 
 def figures_of(record: StudyRecord, folders: Sequence[RunFolder]) -> list[Figure]:
-    """Means of all seeds, then the runs of the first one."""
+    """Means of all seeds, then the runs of the first one where they are few enough to be drawn."""
     own = [means_figure(record)]
-    return [*own, curves_figure(folders), flow_figure(folders), depth_figure(folders)] if folders else own
+    if not folders or len(folders) > MANY:
+        return own
+    return [*own, curves_figure(folders), flow_figure(folders), depth_figure(folders)]
 
 
 def facts_of(record: StudyRecord) -> dict[str, list[Fact]]:
