@@ -92,7 +92,11 @@ def regularisers(evidence: Evidence) -> Finding:
     word: Word = "holds" if verdicts == {"better"} else WORDS[next(verdict for verdict in WORDS if verdict in verdicts)]
     parts = []
     for verdict, what in (("better", "Clearly better"), ("equal", "No difference to see"), ("worse", "Clearly worse")):
-        named = [f"{name} {told(rows[name], 'test_error')}" for name in found if found[name] == verdict]
+        named = [
+            f"{rows[name].factors['regulariser']} {told(rows[name], 'test_error')}"
+            for name in found
+            if found[name] == verdict
+        ]
         parts += [f"{what}: {', '.join(named)}"] if named else []
     bare = rows["none"]
     text = f"Test error without any {told(bare, 'test_error')}, training error {told(bare, 'train_error')}. "
