@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,11 @@ from reslab.records import StudyRow
 from reslab.studies import identity, recipe, regularisation, variants
 from reslab.studies.catalog import STUDIES, create_study
 from reslab.studies.grid import num_cores
-from reslab.studies.identity import Identity, Stack, digits, learn, target_of
+from reslab.studies.identity import Identity, learn
 from reslab.studies.measuring import Measuring
 from reslab.studies.presets import Choices
 from reslab.studies.scale import Scale, measure
+from reslab.studies.stack import Stack, digits, target_of
 from reslab.studies.training import Training
 from reslab.studies.words import compared, difference_of, p_value
 
@@ -231,6 +233,15 @@ def test_the_list_of_studies_has_them_all(capsys):
     assert main(["study"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in (*STUDIES, "claims"))
+
+
+def test_a_study_that_is_only_read_waits_for_no_torch():
+    code = (
+        "import sys; from reslab.studies.catalog import create_study; from reslab.studies.presets import Choices\n"
+        f"for name in {sorted(set(STUDIES) - {'variants'})}: create_study(name, Choices())\n"  # whose kinds are layers
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_trainings_ask_for_a_gpu_only_where_they_may_use_one():

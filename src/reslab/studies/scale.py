@@ -11,17 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-import torch
-import torch.nn.functional as F
-
 from reslab.errors import RequestError
-from reslab.models.catalog import create_model
 from reslab.records import MeasureRecord, StudyRow
 from reslab.studies.grid import end_with_parent
 from reslab.studies.measuring import Measuring
 from reslab.studies.presets import Choices, Preset
 from reslab.studies.study import Entry, Study
-from reslab.train.process_memory import memory_from_here, peak_mib
 
 KINDS = ("all kept", "checkpointed")
 PRESETS = {"": Preset(depths=(20, 56, 110, 254, 542, 1202), kinds=KINDS)}
@@ -49,6 +44,8 @@ class Scale:
 
 def measure(settings: Scale, seed: int) -> dict[str, float]:
     """In a process of its own, whose memory nothing else has touched."""
+    import torch
+
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=measure_alone, args=(settings, seed, torch.get_num_threads(), there))
@@ -65,6 +62,11 @@ def measure(settings: Scale, seed: int) -> dict[str, float]:
 
 def measure_alone(settings: Scale, seed: int, threads: int, answer: Connection) -> None:
     """Growth of this process up to the end of the first step, and the median time of those after it."""
+    import torch
+
+    from reslab.models.catalog import create_model
+    from reslab.train.process_memory import memory_from_here, peak_mib
+
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -78,7 +80,7 @@ def measure_alone(settings: Scale, seed: int, threads: int, answer: Connection) 
     for step in range(settings.steps + 1):
         started = time.perf_counter()
         optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
         optimizer.step()
         times.append(time.perf_counter() - started)
         if step == 0:
@@ -90,6 +92,10 @@ def measure_alone(settings: Scale, seed: int, threads: int, answer: Connection) 
 
 def expect(settings: Scale) -> float:
     """From a step of the network of 20 layers; time grows with depth."""
+    import torch
+
+    from reslab.models.catalog import create_model
+
     model, images = create_model("resnet20").train(), torch.randn(settings.batch_size, 3, 32, 32)
     started = time.perf_counter()
     for _ in range(2):
