@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -231,9 +231,9 @@ def claims() -> str:
 def results() -> str:
     """What the studies that come with reslab have found."""
     found = shipped_evidence().studies
-    names = [name for study in STUDIES for name in sorted(found) if name.partition("-")[0] == study]
-    pages = ((name, study_markdown(found[name]).partition("\n")) for name in names)
-    return "\n".join(f"#{title} ({name})\n{rest}" for name, (title, _, rest) in pages)
+    records = [found[name] for study in STUDIES for name in sorted(found) if name.partition("-")[0] == study]
+    titled = (replace(one, title=f"{one.title} `{one.command.removeprefix('reslab ')}`") for one in records)
+    return "\n".join(f"#{study_markdown(one)}" for one in titled)
 
 
 TABLES: dict[str, Callable[[], str]] = {

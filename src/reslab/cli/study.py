@@ -116,7 +116,7 @@ def carry_out(study: Study, left: Mapping[str, Job], flags: StudyFlags, out: Pat
     from reslab.studies.study import unfinished
 
     if flags.download or not flags.ray:  # another machine's data may lie elsewhere
-        next(iter(left.values())).check()
+        next(iter(left.values())).check()  # of one run: all have the same data
     grid = executed(left, out, workers=workers, ray=flags.ray)
     where = f"on the cluster at {flags.ray}" if flags.ray else f"{workers} at once"
     try:

@@ -208,14 +208,14 @@ def in_lines(record: StudyRecord, measure: MeasureRecord, shade: str) -> Panel:
         scale, legend = alt.Scale(domain=places, range=SHADES[: len(places)]), alt.Legend(orient="top")
         dots = dots.encode(color=alt.Color("place:O", title=shade, scale=scale, legend=legend))
         return alt.layer(each, dots).properties(width=560, height=18 * len(order))
-    words = alt.Chart(alt.InlineData(values=in_words(means, seeds))).mark_text(
+    words = alt.Chart(alt.InlineData(values=words_of(means, seeds))).mark_text(
         align="left", dx=10, color=INK, fontSize=11
     )
     words = words.encode(x=x, y=y, text="told:N")
     return alt.layer(each, dots, words).properties(width=560, height=24 * len(order))
 
 
-def in_words(means: list[Row], seeds: list[Row]) -> list[Row]:
+def words_of(means: list[Row], seeds: list[Row]) -> list[Row]:
     """Each mean as text, right of the last ring of its line, so that it is written over none."""
     word = "mean " if len(seeds) > len(means) else ""
     found = []

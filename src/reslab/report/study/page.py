@@ -27,7 +27,8 @@ def write_study_page(record: StudyRecord, folders: Sequence[RunFolder], path: Pa
         folders: trainings that are drawn one by one, those of the first seed; none for a study that trains nothing.
         path: of the file.
     """
-    figures = [figure for figure in figures_of(record, folders) if figure.spec]
+    undrawn = len(folders) if len(folders) > MANY else 0
+    figures = [figure for figure in figures_of(record, [] if undrawn else folders) if figure.spec]
     records = [run.read_run() for run in folders]
     html = render(
         "study.html.j2",
@@ -42,7 +43,7 @@ def write_study_page(record: StudyRecord, folders: Sequence[RunFolder], path: Pa
             "more": table_of(more) if (more := brief(record, is_brief=False)).measures else None,
             "words": len(record.rows[0].factors),
             "figures": figures,
-            "undrawn": len(folders) if len(folders) > MANY else 0,
+            "undrawn": undrawn,
             "names": [run.name for run in folders] or [record.name],
             "sections": sections(records) if records else facts_of(record),
             "deviations": deviations(folders, records) if records else [],
@@ -55,11 +56,9 @@ def write_study_page(record: StudyRecord, folders: Sequence[RunFolder], path: Pa
 
 
 def figures_of(record: StudyRecord, folders: Sequence[RunFolder]) -> list[Figure]:
-    """Means of all seeds, then the runs of the first one where they are few enough to be drawn."""
+    """Means of all seeds, then the runs of the first one."""
     own = [means_figure(record)]
-    if not folders or len(folders) > MANY:
-        return own
-    return [*own, curves_figure(folders), flow_figure(folders), depth_figure(folders)]
+    return [*own, curves_figure(folders), flow_figure(folders), depth_figure(folders)] if folders else own
 
 
 def facts_of(record: StudyRecord) -> dict[str, list[Fact]]:
