@@ -86,6 +86,51 @@ def test_fewer_threads_are_tried(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("busy_looks", "num_images", "threads", "words"),
+    [
+        (0, LONG, 2, "in a trial of"),
+        (1, LONG, 2, "in 2 trials, as the pace changed, of"),
+        (1, 50_000, 1, "in a trial of"),
+        (100, LONG, 1, "in a trial of"),
+    ],
+    ids=["idle", "a neighbour who leaves", "a neighbour who leaves a short run", "a neighbour who stays"],
+)
+def test_a_neighbour_who_leaves_decides_nothing(monkeypatch, busy_looks, num_images, threads, words):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    looks = [0]
+
+    def gain(self, other, best):
+        is_idle = busy_looks <= looks[0]
+        looks[0] += 1
+        pace = {1: 100.0, 2: 180.0 if is_idle else 50.0}
+        self.found[other] = pace[other.threads]
+        return pace[other.threads] / pace[best.threads]
+
+    wishes = Wishes(amp="none", channels_last="on", compile="off")
+    monkeypatch.setattr(trial.Trial, "gain", gain)
+    monkeypatch.setattr(trial.Trial, "images_per_s", lambda self, way: self.found.setdefault(way, 100.0))
+    images = torch.randn(4, 3, 8, 8)
+    found = choose_speed(nn.Linear(1, 1), lambda x: x.sum(), images, wishes=wishes, num_images=num_images)
+    assert found.way.threads == threads
+    assert words in found.reason
+
+
+def test_a_pace_that_never_settles_ends_the_trials(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+    def gain(self, other, best):
+        self.found[other] = 100.0
+        return 2.0
+
+    monkeypatch.setattr(trial.Trial, "gain", gain)
+    monkeypatch.setattr(trial.Trial, "images_per_s", lambda self, way: self.found.setdefault(way, 100.0))
+    wishes = Wishes(amp="none", channels_last="on", compile="off")
+    images = torch.randn(4, 3, 8, 8)
+    found = choose_speed(nn.Linear(1, 1), lambda x: x.sum(), images, wishes=wishes, num_images=LONG)
+    assert "in 3 trials, as the pace changed, of" in found.reason
+
+
+@pytest.mark.parametrize(
     ("gain", "num_images", "is_compiled", "words"),
     [
         (1.5, 10**6, True, "compiling costs 30 s and saves about 3333 s"),
