@@ -16,7 +16,7 @@ from reslab.studies.claims.ledger import SHIPPED
 from reslab.studies.study import PICTURE
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
-ACCURACIES = [name for name in ("resnet20", "resnet56") if (RESULTS / f"accuracy_{name}.json").exists()]
+ACCURACIES = [name for name in ("resnet20", "resnet56", "resnet56-long") if (RESULTS / f"accuracy_{name}.json").exists()]
 PICTURED = "degradation-digits"
 """The study whose picture the READMEs show."""
 
@@ -42,8 +42,10 @@ def take_accuracy() -> None:
     found = [json.loads((RESULTS / f"accuracy_{name}.json").read_text(encoding="utf-8")) for name in ACCURACIES]
     rows = []
     for name, result in zip(ACCURACIES, found, strict=True):
-        errors = tuple(float(word) / 100 for word in result["rows"][0]["each"].split())
-        rows.append(StudyRow(name, {"network": name}, {"test_error": errors}, {}, 0))
+        row = result["rows"][0]
+        errors = tuple(float(word) / 100 for word in row["each"].split())
+        title = row["run"].replace(" on cifar10", "")
+        rows.append(StudyRow(title, {"network": name.removesuffix("-long")}, {"test_error": errors}, {}, 0))
     record = StudyRecord(
         name="accuracy-cifar10",
         title="How low are the errors on CIFAR-10?",
