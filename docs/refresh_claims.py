@@ -16,7 +16,9 @@ from reslab.studies.claims.ledger import SHIPPED
 from reslab.studies.study import PICTURE
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
-ACCURACIES = [name for name in ("resnet20", "resnet56", "resnet56-long") if (RESULTS / f"accuracy_{name}.json").exists()]
+ACCURACIES = [
+    name for name in ("resnet20", "resnet56", "resnet56-long") if (RESULTS / f"accuracy_{name}.json").exists()
+]
 PICTURED = "degradation-digits"
 """The study whose picture the READMEs show."""
 
