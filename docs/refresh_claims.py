@@ -43,11 +43,11 @@ def take_accuracy() -> None:
     """What ``benchmarks/bench_accuracy.py`` measured on all of CIFAR-10, as a study of its own."""
     found = [json.loads((RESULTS / f"accuracy_{name}.json").read_text(encoding="utf-8")) for name in ACCURACIES]
     rows = []
-    for name, result in zip(ACCURACIES, found, strict=True):
-        row = result["rows"][0]
+    for row in (result["rows"][0] for result in found):
         errors = tuple(float(word) / 100 for word in row["each"].split())
         title = row["run"].replace(" on cifar10", "")
-        rows.append(StudyRow(title, {"network": name.removesuffix("-long")}, {"test_error": errors}, {}, 0))
+        rows.append(StudyRow(title, {"network": title.partition(" ")[0]}, {"test_error": errors}, {}, 0))
+    processors = {result["machine"]["processor"] for result in found}
     record = StudyRecord(
         name="accuracy-cifar10",
         title="How low are the errors on CIFAR-10?",
@@ -58,7 +58,7 @@ def take_accuracy() -> None:
         measures=(MeasureRecord("test_error", "test error", "percent", charted=True),),
         rows=tuple(rows),
         conclusion="",
-        machine=found[0]["machine"],
+        machine={**found[0]["machine"], "processor": " and ".join(sorted(processors))},
         versions={"torch": found[0]["torch"]},
     )
     (SHIPPED / f"{record.name}.json").write_text(record.to_json(), encoding="utf-8")

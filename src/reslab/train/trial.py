@@ -1,8 +1,8 @@
 """A short trial before a long run: which precision, memory format, thread count and compilation are fastest here.
 
-What is fastest differs from machine to machine by more than a factor of two, and nothing but the clock knows. The
-trial runs a copy of the network on random images, leaves no trace in the network or in the random numbers, and takes a
-few seconds; runs that are over in a minute are not worth one.
+What is fastest differs from machine to machine by more than a factor of two, and nothing but the clock knows. The trial
+runs a copy of the network on random images, leaves no trace in the network or in the random numbers, and takes some
+seconds, or a minute or two where the compiler is tried; runs that are over in a minute are not worth one.
 """
 
 from __future__ import annotations
@@ -134,34 +134,16 @@ def choose_speed(
             chosen = choose(trial, first, wishes)
         took = time.perf_counter() - started
     trials = "a trial" if tried == 1 else f"{tried} trials, as the pace changed,"
-    gain = f"{chosen.gain:.2f}x {first.words()}" if chosen.way != first else "nothing tried was faster"
-    reason = f"{chosen.way.words()}: {gain}, in {trials} of {took:.0f} s{chosen.remark}"
-    return Speed(chosen.way, chosen.images_per_s, reason)
+    return replace(chosen, reason=f"{chosen.reason}; found in {trials} of {took:.0f} s")
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What one trial found fastest.
-
-    Args:
-        way: that.
-        images_per_s: its pace.
-        gain: over the plain way.
-        remark: on the compiler.
-    """
-
-    way: Way
-    images_per_s: float
-    gain: float
-    remark: str
-
-
-def choose(trial: Trial, first: Way, wishes: Wishes) -> Choice:
-    """Everything that was left open, the compiler last."""
+def choose(trial: Trial, first: Way, wishes: Wishes) -> Speed:
+    """What one trial finds fastest of all that was left open, the compiler last."""
     best = fastest_way(trial, first, wishes, trial.images.device)
     best, remark = with_compile(trial, best, wishes)
     pace = trial.images_per_s(best)
-    return Choice(best, pace, pace / trial.images_per_s(first), remark)
+    gain = f"{pace / trial.images_per_s(first):.2f}x {first.words()}" if best != first else "nothing tried was faster"
+    return Speed(best, pace, f"{best.words()}: {gain}{remark}")
 
 
 def is_open(wishes: Wishes) -> bool:
@@ -208,7 +190,7 @@ def fastest_way(trial: Trial, first: Way, wishes: Wishes, device: torch.device) 
 
 def with_compile(trial: Trial, best: Way, wishes: Wishes) -> tuple[Way, str]:
     """Compiled, if that was left open, the run is long, and the gain pays for the compilation; and what to say."""
-    if wishes.compile != "auto" or trial.num_images / trial.images_per_s(best) < COMPILE_RUN_S:
+    if wishes.compile != "auto" or trial.run_s(best) < COMPILE_RUN_S:
         return best, "; not compiled: the run is too short to pay for it" if wishes.compile == "auto" else ""
     compiled = replace(best, compile=True)
     try:

@@ -26,7 +26,8 @@ def paper_errors(evidence: Evidence) -> Finding:
     if long is None:
         return found
     best = ", ".join(f"{row.name} {told(row, 'test_error')}" for row in long.rows)
-    return Finding(found.word, f"{found.measured} By the recipe fast-cifar: {best}.", found.study or long)
+    measured = f"{found.measured} By the recipe fast-cifar: {best} (`{long.command}`)."
+    return Finding(found.word, measured, found.study or long)
 
 
 def both_errors(evidence: Evidence) -> Finding:
