@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
+from torchvision.transforms.v2.functional._geometry import _get_inverse_affine_matrix as matrix_of
 
 from reslab.data.augment import colour
-from reslab.data.augment.geometry import mirror, resized_crop, shift, warp
+from reslab.data.augment.geometry import mirror, resized_crop, rotate, shear_x, shear_y, shift, warp
 from reslab.data.augment.policies import (
     OPERATIONS,
     SIGNED,
@@ -78,6 +81,22 @@ def test_warps_of_images_that_are_not_square():
         found = apply_operations(images, torch.full((31,), operation), table[operation])
         for image, by, result in zip(images, table[operation].tolist(), found, strict=True):
             assert torch.equal(result, torchvisions(OPERATIONS[operation], image, by, "nearest"))
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 12), (31, 31), (20, 33)])
+def test_matrices_of_shears_and_turns_equal_torchvisions_bit_by_bit(generator, height, width):
+    # Of enough amounts that a sine or tangent of the processor's vector units would show in the last bit.
+    amounts = 2 * torch.rand(500, dtype=torch.float64, generator=generator()) - 1
+    sheared_x, sheared_y, turned = (
+        operation(by, height=height, width=width).flatten(1).tolist()
+        for operation, by in ((shear_x, amounts), (shear_y, amounts), (rotate, 135 * amounts))
+    )
+    corner = [-width / 2, -height / 2]
+    for number, amount in enumerate(amounts.tolist()):
+        degrees = math.degrees(math.atan(amount))
+        assert sheared_x[number] == matrix_of(corner, 0.0, [0.0, 0.0], 1.0, [degrees, 0.0])
+        assert sheared_y[number] == matrix_of(corner, 0.0, [0.0, 0.0], 1.0, [0.0, degrees])
+        assert turned[number] == matrix_of([0.0, 0.0], -135 * amount, [0.0, 0.0], 1.0, [0.0, 0.0])
 
 
 @pytest.mark.parametrize("policy", SPACES)

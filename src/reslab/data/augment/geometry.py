@@ -7,6 +7,7 @@ that applies parameters to images on any device. Shape letters: N images, C chan
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -165,20 +166,26 @@ def _stretch(images: Tensor, start: Tensor, length: Tensor, *, dim: Literal[2, 3
 
 def shear_x(amounts: Tensor, *, height: int, width: int) -> Tensor:
     """Matrices that shift each row by ``amounts`` times its distance from the top: float64 (N,) -> (N, 2, 3)."""
-    slopes = _angles(amounts).tan()
+    slopes = _of_each(math.tan, _angles(amounts))
     return _matrices(across=slopes, right=slopes * (height / 2))
 
 
 def shear_y(amounts: Tensor, *, height: int, width: int) -> Tensor:
     """Matrices that shift each column by ``amounts`` times its distance from the left: float64 (N,) -> (N, 2, 3)."""
-    slopes = _angles(amounts).sin() / _angles(amounts).cos()
+    angles = _angles(amounts)
+    slopes = _of_each(math.sin, angles) / _of_each(math.cos, angles)
     down = (slopes * (width / 2) - height / 2) + height / 2  # rounded as torchvision's, for the same reason as angles
     return _matrices(along=slopes, down=down)
 
 
 def _angles(slopes: Tensor) -> Tensor:
     """Of shears, by torchvision's way through degrees: the last bit can decide which of two pixels is nearer."""
-    return slopes.atan().rad2deg().deg2rad()
+    return _of_each(math.atan, slopes).rad2deg().deg2rad()
+
+
+def _of_each(function: Callable[[float], float], values: Tensor) -> Tensor:
+    """A function of Python's ``math``, float64 (N,) -> (N,): torch's own round otherwise on some processors."""
+    return torch.tensor([function(value) for value in values.tolist()], dtype=torch.float64)
 
 
 def translate_x(pixels: Tensor, *, height: int, width: int) -> Tensor:
@@ -194,7 +201,8 @@ def translate_y(pixels: Tensor, *, height: int, width: int) -> Tensor:
 def rotate(degrees: Tensor, *, height: int, width: int) -> Tensor:
     """Matrices that turn counter-clockwise about the centre: float64 (N,) -> (N, 2, 3)."""
     angles = degrees.deg2rad()
-    return _matrices(stay=angles.cos(), across=-angles.sin(), along=angles.sin())
+    sines = _of_each(math.sin, angles)
+    return _matrices(stay=_of_each(math.cos, angles), across=-sines, along=sines)
 
 
 def _matrices(
