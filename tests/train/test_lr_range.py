@@ -47,6 +47,15 @@ def test_the_suggestion_is_where_the_steep_descent_ends():
     assert f"Learning rate {found.lr:.2g}" in found.reason
 
 
+def test_the_lowest_loss_is_told_by_the_rate_at_which_the_line_shows_it():
+    """A valley about 0.1."""
+    sweep = Sweep(1e-6, 10, 100)
+    steps = taken([abs(math.log10(sweep.rate(step) / 0.1)) for step in range(100)], sweep)
+    found, bottom = suggest(steps, sweep), min(steps, key=lambda step: step.mean_loss)
+    assert found.tenth == pytest.approx(bottom.mean_lr / 10)
+    assert f"lowest at {bottom.mean_lr:.2g}" in found.reason
+
+
 @pytest.mark.parametrize(
     ("losses", "words"),
     [

@@ -75,10 +75,10 @@ def marks(record: RangeRecord) -> list[tuple[float, str, str]]:
 
 
 def marked(rate: float, words: str, colour: str, *, x: alt.X, top: float) -> list[alt.Chart]:
-    """A vertical line with a word at its upper end."""
+    """A vertical line with a word at its upper end; at its lower one where the loss has left through the top."""
     base = alt.Chart(alt.InlineData(values=[{"lr": rate, "loss": top, "words": words}]))
     rule = base.mark_rule(color=colour, strokeWidth=1.4, strokeDash=[4, 3]).encode(x=x)
-    level = 12 if colour == INK else 30 if colour == QUIET else 48
+    level = 12 if colour == INK else 30 if colour == QUIET else HEIGHT - 14
     align: Literal["left", "right"] = "left" if colour == INK else "right"
     shown = {"x": x, "y": alt.value(level), "text": "words:N"}
     layers = [rule]

@@ -285,7 +285,7 @@ def suggest(taken: Sequence[RangeStep], sweep: Sweep) -> Suggestion:
     steep = max(index for index, slope in slopes.items() if slope <= STEEP * slopes[steepest])
     if not is_cut and steep == last:
         return nothing(f"the loss still fell steeply at the highest rate, {taken[-1].lr:.2g}. Raise --highest.")
-    lowest = steps[bottom].lr if bottom < len(steps) - 1 else None
+    lowest = steps[bottom].mean_lr if bottom < len(steps) - 1 else None
     return found(steps[steep].mean_lr, steps[steepest].mean_lr, lowest)
 
 

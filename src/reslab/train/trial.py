@@ -119,7 +119,7 @@ def choose_speed(
     """
     device = images.device
     check_amp(wishes.amp, device)
-    first = first_way(wishes, device)
+    first = first_way(wishes)
     if not is_open(wishes):
         return Speed(first, None, f"{first.words()}: as asked")
     with untouched(device):
@@ -139,7 +139,7 @@ def choose_speed(
 
 def choose(trial: Trial, first: Way, wishes: Wishes) -> Speed:
     """What one trial finds fastest of all that was left open, the compiler last."""
-    best = fastest_way(trial, first, wishes, trial.images.device)
+    best = fastest_way(trial, first, wishes)
     best, remark = with_compile(trial, best, wishes)
     pace = trial.images_per_s(best)
     gain = f"{pace / trial.images_per_s(first):.2f}x {first.words()}" if best != first else "nothing tried was faster"
@@ -151,7 +151,7 @@ def is_open(wishes: Wishes) -> bool:
     return "auto" in (wishes.amp, wishes.channels_last, wishes.compile) or not wishes.threads
 
 
-def first_way(wishes: Wishes, device: torch.device) -> Way:
+def first_way(wishes: Wishes) -> Way:
     """The plain way, as far as it is left open: fp32, channels last, all threads, not compiled."""
     return Way(
         amp="none" if wishes.amp == "auto" else wishes.amp,
@@ -161,9 +161,9 @@ def first_way(wishes: Wishes, device: torch.device) -> Way:
     )
 
 
-def threads_are_open(wishes: Wishes, first: Way, device: torch.device) -> bool:
+def threads_are_open(trial: Trial, first: Way, wishes: Wishes) -> bool:
     """Whether there is a number of threads to choose."""
-    return not wishes.threads and device.type == "cpu" and first.threads > 1
+    return not wishes.threads and trial.images.device.type == "cpu" and first.threads > 1
 
 
 def half_the_threads(way: Way) -> Way:
@@ -171,14 +171,14 @@ def half_the_threads(way: Way) -> Way:
     return replace(way, threads=way.threads // 2)
 
 
-def fastest_way(trial: Trial, first: Way, wishes: Wishes, device: torch.device) -> Way:
+def fastest_way(trial: Trial, first: Way, wishes: Wishes) -> Way:
     """One choice after the other: precision, memory format, threads."""
     candidates: list[Callable[[Way], Way]] = []
-    if wishes.amp == "auto" and has_bf16(device):
+    if wishes.amp == "auto" and has_bf16(trial.images.device):
         candidates.append(lambda way: replace(way, amp="bf16"))
     if wishes.channels_last == "auto":
         candidates.append(lambda way: replace(way, channels_last=not way.channels_last))
-    if threads_are_open(wishes, first, device):
+    if threads_are_open(trial, first, wishes):
         candidates.append(half_the_threads)
     best = first
     for change in candidates:
@@ -215,7 +215,7 @@ def is_doubtful(trial: Trial, best: Way, first: Way, wishes: Wishes) -> bool:
     Threads wait for one another, so that a neighbour who is busy for some seconds slows two of them more than one; what
     it was like in those seconds must not decide over hours.
     """
-    if not threads_are_open(wishes, first, trial.images.device) or trial.run_s(best) < COMPILE_RUN_S:
+    if not threads_are_open(trial, first, wishes) or trial.run_s(best) < COMPILE_RUN_S:
         return False
     chosen = replace(best, compile=False)
     other = half_the_threads(chosen) if best.threads == first.threads else replace(chosen, threads=first.threads)
