@@ -29,10 +29,10 @@ from measure import RESULTS, parse_flags, ratios, report, summary
 from peers.common import Clock, Watch
 from reslab.cli.config_flags import read_flags
 from reslab.config import build
+from reslab.distributed import LOCAL
 from reslab.records import RunFolder, RunRecord, encode
 from reslab.run.assemble import assemble
 from reslab.run.recorder import Display
-from reslab.train.distributed import ALONE
 from reslab.train.fit import fit
 
 FAST = ("--recipe", "fast-cifar", "--val-split", "0")
@@ -116,8 +116,8 @@ def train(case: Case, seed: int, flags: argparse.Namespace, *, extra: Sequence[s
 
 def row_of(case: Case, records: Sequence[RunRecord]) -> dict[str, Any]:
     """Mean, deviation and each seed's error in percent, minutes of a run."""
-    errors = [100 * getattr(record.last, case.measured) for record in records]
-    clean = [100 * record.last.train_error for record in records]
+    errors = [100 * record.last.scores[case.measured] for record in records]
+    clean = [100 * record.last.scores["train_error"] for record in records]
     return {
         "run": case.name,
         "split": case.measured.removesuffix("_error"),
@@ -134,7 +134,7 @@ def verdicts_of(case: Case, records: Sequence[RunRecord]) -> list[dict[str, Any]
     """Against the bars."""
     found = []
     if case.bar is not None:
-        mean = statistics.mean(getattr(record.last, case.measured) for record in records)
+        mean = statistics.mean(record.last.scores[case.measured] for record in records)
         what = f"{case.name}: mean {case.measured.replace('_', ' ')} of {len(records)}, percent"
         found.append({"what": what, "measured": 100 * mean, "bar": f"<= {100 * case.bar:g}", "met": mean <= case.bar})
     if case.bar_s is not None:
@@ -159,7 +159,7 @@ def pace_here(words: Sequence[str]) -> None:
     The trial knows of the whole run; neither its seconds nor those of the compiler are counted.
     """
     config, _ = read_flags(words, [], command="train", about="")
-    parts = assemble(config, Display(), device=build.device("auto"), ranks=ALONE)
+    parts = assemble(config, Display(), device=build.device("auto"), ranks=LOCAL)
     clock = Clock(PACE_STEPS)
     fit(
         parts.model,

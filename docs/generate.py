@@ -27,9 +27,8 @@ from reslab.models.summary import describe_model, image_shape
 from reslab.models.table import CATALOG_FILE, catalog_rows
 from reslab.probe.verdict.judge import RULES
 from reslab.records import (
-    BlockGradientRecord,
     EpochRecord,
-    Errors,
+    Evaluation,
     FlightRecord,
     MeasureRecord,
     RangeRecord,
@@ -50,10 +49,9 @@ from reslab.studies.claims.text import markdown_of as claims_markdown
 DOCS = Path(__file__).parent
 RECORDS = {
     "run.json": RunRecord,
-    "errors": Errors,
+    "scores": Evaluation,
     "steps.jsonl": StepRecord,
     "epochs.jsonl": EpochRecord,
-    "probes.jsonl": BlockGradientRecord,
     "readings.jsonl": ReadingRecord,
     "flight.jsonl": FlightRecord,
     "lr-range.json": RangeRecord,

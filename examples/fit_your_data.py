@@ -50,8 +50,9 @@ class PrintEpochs(Recorder):
 
     def epoch(self, record: EpochRecord) -> None:
         """A line per epoch."""
-        errors = f"training error {as_percent(record.train_error)}, validation error {as_percent(record.val_error)}"
-        print(f"epoch {record.epoch + 1}: lr {record.lr:.4f}, train loss {record.train_loss:.3f}, {errors}")
+        scores = record.scores
+        errors = f"training error {as_percent(scores['train_error'])}, validation {as_percent(scores['val_error'])}"
+        print(f"epoch {record.epoch + 1}: lr {record.lr:.4f}, train loss {scores['train_loss']:.3f}, {errors}")
 
 
 def bars(number: int, *, seed: int) -> tuple[Tensor, Tensor]:

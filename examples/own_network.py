@@ -60,7 +60,8 @@ class PrintEpochs(Display):
 
     def epoch(self, record: EpochRecord) -> None:
         """A line per epoch."""
-        print(f"epoch {record.epoch + 1}: train loss {record.train_loss:.3f}, error {as_percent(record.val_error)}")
+        loss, error = record.scores["train_loss"], record.scores.get("val_error")
+        print(f"epoch {record.epoch + 1}: train loss {loss:.3f}, error {as_percent(error)}")
 
     def note(self, text: str) -> None:
         """What the user should know."""
@@ -82,7 +83,7 @@ def main() -> None:
         print("left behind:", ", ".join(sorted(path.name for path in outcome.folder.root.iterdir())))
     record = outcome.record
     print(f"{record.model['num_parameters']:,} parameters; test error of the best weights", end=" ")
-    print(as_percent(record.best.test_error))
+    print(as_percent(record.best.scores["test_error"]))
 
 
 if __name__ == "__main__":

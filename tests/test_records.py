@@ -10,33 +10,28 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reslab.records import (
-    SCHEMA_VERSION,
-    BlockGradientRecord,
     EpochRecord,
-    Errors,
+    Evaluation,
     RecordWriter,
     RunFolder,
     RunRecord,
+    Score,
     StepRecord,
     as_percent,
     decode,
     encode,
     find_runs,
-    first_and_last,
-    read_records,
+    read_lines,
     write_atomic,
 )
-from reslab.records.strict_json import NON_FINITE
+from reslab.records.files import NON_FINITE
+from reslab.records.training import SCHEMA_VERSION
 
 ANY_FLOAT = st.floats(allow_nan=True, allow_infinity=True)
 COUNT = st.integers(0, 10**12)
 STEPS = st.builds(StepRecord, COUNT, COUNT, ANY_FLOAT, ANY_FLOAT, ANY_FLOAT, st.none() | ANY_FLOAT, st.booleans())
-EPOCHS = st.builds(
-    EpochRecord,
-    *(COUNT, COUNT, ANY_FLOAT, ANY_FLOAT, ANY_FLOAT),
-    *(st.none() | ANY_FLOAT, st.none() | ANY_FLOAT, ANY_FLOAT, ANY_FLOAT),
-)
-PROBES = st.builds(BlockGradientRecord, COUNT, st.text(max_size=8), COUNT, ANY_FLOAT)
+SCORES = st.dictionaries(st.sampled_from(["train_loss", "train_error", "val_loss", "val_miou"]), ANY_FLOAT)
+EPOCHS = st.builds(EpochRecord, COUNT, COUNT, *(ANY_FLOAT,) * 3, st.none() | ANY_FLOAT, SCORES)
 
 
 def step(number: int, loss: float = 1.0) -> StepRecord:
@@ -61,7 +56,7 @@ def run_record() -> RunRecord:
         status="done",
         started="2025-01-01T00:00:00Z",
         duration_s=12.5,
-        last=Errors(epoch=3, train_loss=math.inf, train_error=0.5, val_error=0.25),
+        last=Evaluation(3, {"train_loss": math.inf, "train_error": 0.5, "val_error": 0.25}),
     )
 
 
@@ -70,20 +65,24 @@ def same(left, right) -> bool:
     return type(left) is type(right) and repr(left) == repr(right)
 
 
-def identity(record) -> tuple[int, int]:
-    """What a later record replaces: the same epoch, or the same step (of the same block)."""
-    return (record.epoch, 0) if isinstance(record, EpochRecord) else (record.step, getattr(record, "index", 0))
+def identity(record) -> int:
+    """What a later record replaces: the same epoch, or the same step."""
+    return record.epoch if isinstance(record, EpochRecord) else record.step
+
+
+def read_steps(path) -> list[StepRecord]:
+    return read_lines(path, StepRecord, key=identity)
 
 
 @settings(deadline=None, max_examples=50, database=None)
-@given(data=st.data(), strategy=st.sampled_from([STEPS, EPOCHS, PROBES]))
+@given(data=st.data(), strategy=st.sampled_from([STEPS, EPOCHS]))
 def test_records_go_round_through_json_lines(tmp_path_factory, data, strategy):
     items = data.draw(st.lists(strategy, min_size=1, max_size=8))
     path = tmp_path_factory.mktemp("records") / "items.jsonl"
     write(path, *items)
     latest = {identity(item): item for item in items}
     expected = [latest[key] for key in sorted(latest)]
-    found = read_records(path, type(items[0]))
+    found = read_lines(path, type(items[0]), key=identity)
     assert len(found) == len(expected)
     assert all(same(left, right) for left, right in zip(found, expected, strict=True))
 
@@ -135,11 +134,11 @@ def test_a_writer_appends(tmp_path):
     path = tmp_path / "steps.jsonl"
     write(path, step(0))
     write(path, step(1))
-    assert [record.step for record in read_records(path, StepRecord)] == [0, 1]
+    assert [record.step for record in read_steps(path)] == [0, 1]
 
 
 def test_an_absent_file_has_no_records(tmp_path):
-    assert read_records(tmp_path / "steps.jsonl", StepRecord) == []
+    assert read_steps(tmp_path / "steps.jsonl") == []
 
 
 @pytest.mark.parametrize("torn", range(1, 20, 3))
@@ -148,27 +147,27 @@ def test_a_torn_last_line_is_dropped_and_cut_on_reopening(tmp_path, torn):
     write(path, step(0), step(1))
     whole = path.read_bytes()
     path.write_bytes(whole[:-torn])
-    assert [record.step for record in read_records(path, StepRecord)] == [0]
+    assert [record.step for record in read_steps(path)] == [0]
     assert path.read_bytes() == whole[:-torn], "reading must not change the file"
     write(path, step(1), step(2))
-    assert [record.step for record in read_records(path, StepRecord)] == [0, 1, 2]
+    assert [record.step for record in read_steps(path)] == [0, 1, 2]
     assert path.read_bytes().startswith(whole)
 
 
 def test_a_file_that_is_all_torn_becomes_empty(tmp_path):
     path = tmp_path / "steps.jsonl"
     path.write_bytes(b'{"step": 0, "ep')
-    assert read_records(path, StepRecord) == []
+    assert read_steps(path) == []
     RecordWriter(path).close()
     assert path.read_bytes() == b""
 
 
 def test_a_line_torn_inside_a_letter_is_dropped(tmp_path):
-    path = tmp_path / "probes.jsonl"
-    write(path, BlockGradientRecord(0, "layer1.0", 0, 1.0))
+    path = tmp_path / "steps.jsonl"
+    write(path, step(0))
     with path.open("ab") as file:
-        file.write('{"block": "ü'.encode()[:-1])
-    assert [record.block for record in read_records(path, BlockGradientRecord)] == ["layer1.0"]
+        file.write('{"step": "ü'.encode()[:-1])
+    assert [record.step for record in read_steps(path)] == [0]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +180,7 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path, damage):
     lines[1] = damage
     path.write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"steps\.jsonl, line 2, is damaged") as caught:
-        read_records(path, StepRecord)
+        read_steps(path)
     assert str(path) in str(caught.value)
 
 
@@ -190,31 +189,50 @@ def test_bytes_that_are_not_utf8_are_named_too(tmp_path):
     write(path, step(0), step(1))
     path.write_bytes(path.read_bytes().replace(b'"step": 0', b'"\xff\xfep": 0'))
     with pytest.raises(ValueError, match="line 1, is damaged"):
-        read_records(path, StepRecord)
+        read_steps(path)
 
 
 def test_of_two_records_for_one_step_the_later_counts(tmp_path):
     path = tmp_path / "steps.jsonl"
     write(path, step(0), step(1), step(2, loss=9.0))
     write(path, step(1, loss=5.0), step(2, loss=6.0), step(3))  # resumed from a checkpoint after step 0
-    found = read_records(path, StepRecord)
+    found = read_steps(path)
     assert [(record.step, record.loss) for record in found] == [(0, 1.0), (1, 5.0), (2, 6.0), (3, 1.0)]
 
 
-def test_epochs_and_blocks_are_told_apart_by_their_own_numbers(tmp_path):
-    epoch = EpochRecord(0, 10, 0.1, 1.0, 0.5, None, None, 100.0, 1.0)
-    write(tmp_path / "epochs.jsonl", epoch, replace(epoch, epoch=1), replace(epoch, epoch=1, train_loss=0.5))
-    assert [r.train_loss for r in read_records(tmp_path / "epochs.jsonl", EpochRecord)] == [1.0, 0.5]
-    blocks = [BlockGradientRecord(s, f"layer1.{i}", i, float(s)) for s in (5, 0) for i in (1, 0)]
-    write(tmp_path / "probes.jsonl", *blocks)
-    found = read_records(tmp_path / "probes.jsonl", BlockGradientRecord)
-    assert [(r.step, r.index) for r in found] == [(0, 0), (0, 1), (5, 0), (5, 1)]
+def test_of_two_records_for_one_epoch_the_later_counts(tmp_path):
+    epoch = EpochRecord(0, 10, 0.1, 100.0, 1.0, scores={"train_loss": 1.0})
+    write(
+        tmp_path / "epochs.jsonl", epoch, replace(epoch, epoch=1), replace(epoch, epoch=1, scores={"train_loss": 0.5})
+    )
+    assert [r.scores for r in RunFolder(tmp_path).read_epochs()] == [{"train_loss": 1.0}, {"train_loss": 0.5}]
+
+
+def test_scores_are_keys_of_their_own_on_disk(tmp_path):
+    write(tmp_path / "epochs.jsonl", EpochRecord(0, 10, 0.1, 100.0, 1.0, scores={"train_loss": 1.0, "val_miou": 0.5}))
+    line = json.loads((tmp_path / "epochs.jsonl").read_text())
+    assert (line["train_loss"], line["val_miou"], "scores" in line) == (1.0, 0.5, False)
+
+
+def test_epochs_of_older_versions_are_read(tmp_path):
+    old = {
+        "epoch": 0,
+        "step": 10,
+        "lr": 0.1,
+        "train_loss": 1.5,
+        "train_error": 0.4,
+        "val_loss": None,
+        "val_error": None,
+    }
+    (tmp_path / "epochs.jsonl").write_text(json.dumps(old | {"images_per_s": 90.0, "duration_s": 2.0}) + "\n")
+    [record] = RunFolder(tmp_path).read_epochs()
+    assert record == EpochRecord(0, 10, 0.1, 90.0, 2.0, scores={"train_loss": 1.5, "train_error": 0.4})
 
 
 def test_keys_of_a_newer_version_are_passed_over(tmp_path):
     path = tmp_path / "steps.jsonl"
     path.write_text(encode(asdict(step(0)) | {"from_the_future": 1}) + "\n")
-    assert read_records(path, StepRecord) == [step(0)]
+    assert read_steps(path) == [step(0)]
 
 
 @pytest.mark.parametrize("content", ["text: ü", b"\x00\xff", "", b""])
@@ -258,11 +276,12 @@ def test_write_atomic_leaves_nothing_where_there_was_nothing(tmp_path, monkeypat
 def test_run_record_goes_round():
     record = run_record()
     assert RunRecord.from_json(record.to_json()) == record
-    record.best = Errors(epoch=1, train_loss=0.1, train_error=0.0, test_error=0.07)
+    record.best = Evaluation(1, {"train_loss": 0.1, "train_error": 0.0, "test_error": 0.07})
+    record.score = Score("miou", better="higher")
     record.failure = {"reason": "loss is NaN", "loss": -math.inf}
     again = RunRecord.from_json(record.to_json())
     assert again == record
-    assert isinstance(again.best, Errors)
+    assert isinstance(again.best, Evaluation)
     assert again.failure["loss"] == -math.inf
 
 
@@ -275,10 +294,9 @@ def test_run_record_is_strict_json_with_readable_letters():
 
 
 def test_a_newer_schema_is_refused():
-    record = run_record()
-    record.schema_version = SCHEMA_VERSION + 1
+    text = encode(json.loads(run_record().to_json()) | {"schema_version": SCHEMA_VERSION + 1})
     with pytest.raises(ValueError, match=rf"schema {SCHEMA_VERSION + 1}.*upgrade reslab"):
-        RunRecord.from_json(record.to_json())
+        RunRecord.from_json(text)
 
 
 def test_a_run_folder_reads_what_was_written(tmp_path):
@@ -287,11 +305,10 @@ def test_a_run_folder_reads_what_was_written(tmp_path):
     assert not folder.holds_run()
     write_atomic(folder.run, run_record().to_json())
     write(folder.steps, step(0))
-    write(folder.epochs, EpochRecord(0, 1, 0.1, 1.0, 0.5, None, None, 100.0, 1.0))
-    write(folder.probes, BlockGradientRecord(0, "layer1.0", 0, 1.0))
+    write(folder.epochs, EpochRecord(0, 1, 0.1, 100.0, 1.0))
     assert folder.holds_run()
     assert folder.read_run() == run_record()
-    assert (len(folder.read_steps()), len(folder.read_epochs()), len(folder.read_probes())) == (1, 1, 1)
+    assert (len(folder.read_steps()), len(folder.read_epochs())) == (1, 1)
     assert folder.name == "r20"
 
 
@@ -305,22 +322,18 @@ def test_find_runs_lists_folders_with_a_run_record_by_name(tmp_path):
     assert list(find_runs(tmp_path / "absent")) == []
 
 
-def test_first_and_last_probed_step():
-    early = [BlockGradientRecord(0, f"layer1.{i}", i, 1.0) for i in range(2)]
-    middle = [BlockGradientRecord(5, "layer1.0", 0, 2.0)]
-    late = [BlockGradientRecord(9, f"layer1.{i}", i, 3.0) for i in range(2)]
-    assert first_and_last(iter(late + early + middle)) == (early, late)
-    assert first_and_last(early) == (early, early)
-    assert first_and_last([]) == ([], [])
+@pytest.mark.parametrize("better", ["lower", "higher"])
+def test_a_score_knows_which_way_is_better(better):
+    score = Score("dice", better=better)
+    low_wins = better == "lower"
+    assert score.is_better(0.1, than=0.2) is low_wins
+    assert score.is_better(0.2, than=0.1) is not low_wins
+    assert not score.is_better(0.1, than=0.1)
+    assert score.is_better(0.1, than=math.nan)
+    assert not score.is_better(math.nan, than=0.1)
 
 
 def test_errors_are_written_in_percent():
     assert as_percent(0.0661) == "6.61 %"
     assert as_percent(0.0) == "0.00 %"
     assert as_percent(None) == "-"
-
-
-def test_a_block_may_be_called_infinity(tmp_path):
-    named = BlockGradientRecord(0, "Infinity", 0, math.inf)
-    write(tmp_path / "probes.jsonl", named)
-    assert read_records(tmp_path / "probes.jsonl", BlockGradientRecord) == [named]

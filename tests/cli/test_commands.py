@@ -87,7 +87,7 @@ def test_help_does_not_import_torch(arguments):
 
 def test_a_run_leaves_everything_behind(tiny_run):
     assert {path.name for path in tiny_run.iterdir()} == {
-        "config.toml", "run.json", "steps.jsonl", "epochs.jsonl", "probes.jsonl", "readings.jsonl", "checkpoints",
+        "config.toml", "run.json", "steps.jsonl", "epochs.jsonl", "readings.jsonl", "checkpoints",
         "report.html", "weights.safetensors", "weights.json", "weights-last.safetensors",
     }  # fmt: skip
 
@@ -107,7 +107,7 @@ def test_train_prints_the_config_and_the_errors(reslab, tmp_path):
     assert "lr=0.0625" in answer.err
     assert "2 steps" in answer.err
     best = RunFolder(tmp_path / "run").read_run().best
-    assert f"{100 * best.test_error:.2f} %" in answer.out
+    assert f"{100 * best.scores['test_error']:.2f} %" in answer.out
     assert f"{tmp_path / 'run'}/report.html" in answer.out
 
 
@@ -126,18 +126,18 @@ def test_evaluate_says_what_the_run_says(reslab, tiny_run):
         assert sum(map(sum, found["confusion"])) == found["num_images"] == record.data[f"num_{split}"]
         assert found["same_data"]
     by_default = json.loads(reslab("evaluate", tiny_run, "--json").out)
-    assert (by_default["split"], by_default["error"]) == ("test", record.best.test_error)
+    assert (by_default["split"], by_default["error"]) == ("test", record.best.scores["test_error"])
     last = json.loads(reslab("evaluate", tiny_run, "--weights", "last", "--json").out)
-    assert last["error"] == record.last.test_error
-    assert f"{100 * record.best.test_error:.2f} %" in reslab("evaluate", tiny_run).out
+    assert last["error"] == record.last.scores["test_error"]
+    assert f"{100 * record.best.scores['test_error']:.2f} %" in reslab("evaluate", tiny_run).out
 
 
 def test_a_search_leaves_the_test_set_alone(reslab, tmp_path):
     answer = reslab(*TINY, "--no-test", "--out", tmp_path / "search")
     assert answer.code == 0, answer.err
     record = RunFolder(tmp_path / "search").read_run()
-    assert record.last.test_error is None
-    assert record.last.val_error is not None
+    assert "test_error" not in record.last.scores
+    assert "val_error" in record.last.scores
     assert record.protocol["test"] == "not read, as asked (data.test)"
     assert record.data["num_test"] is None
     assert json.loads(reslab("evaluate", tmp_path / "search", "--json").out)["split"] == "val"

@@ -47,9 +47,9 @@ def test_only_110_layers_and_more_hold_their_rate(depth, holds):
     config = load_recipe("he2015-cifar").model_copy(
         update={"train": RunConfig().train.model_copy(update={"amp": "none"})}
     )
-    from reslab.train.distributed import ALONE
+    from reslab.distributed import LOCAL
 
-    options = build.options(config, total_steps=10, device=build.device("cpu"), ranks=ALONE, depth=depth)
+    options = build.options(config, total_steps=10, device=build.device("cpu"), ranks=LOCAL, depth=depth)
     assert (options.hold is not None) is holds
     if options.hold is not None:
         assert (options.hold.share, options.hold.until_error) == (0.1, 0.8)

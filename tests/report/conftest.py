@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.report.blank_records import block_record, reading_record
 
 from reslab.records import (
-    BlockGradientRecord,
     EpochRecord,
-    Errors,
+    Evaluation,
     RecordWriter,
     RunFolder,
     RunRecord,
@@ -26,6 +26,13 @@ CHROMIUM = Path("/usr/bin/chromium")
 def blocks_of(depth: int) -> list[str]:
     per_stage = (depth - 2) // 6
     return [f"layer{stage}.{place}" for stage in (1, 2, 3) for place in range(per_stage)]
+
+
+SCORES = [f"{split}_{name}" for split in ("train", "val", "test") for name in ("loss", "error")]
+
+
+def evaluation(epoch: int, *numbers: float) -> Evaluation:
+    return Evaluation(epoch, dict(zip(SCORES, numbers, strict=False)))
 
 
 def run_record(model: str, **changes: Any) -> RunRecord:
@@ -49,8 +56,8 @@ def run_record(model: str, **changes: Any) -> RunRecord:
         "status": "done",
         "started": "2026-01-05T10:00:00+00:00",
         "duration_s": 83.4,
-        "last": Errors(29, 0.02, 0.0051, 0.31, 0.0912, 0.33, 0.0967),
-        "best": Errors(24, 0.03, 0.0072, 0.30, 0.0883, 0.32, 0.0951),
+        "last": evaluation(29, 0.02, 0.0051, 0.31, 0.0912, 0.33, 0.0967),
+        "best": evaluation(24, 0.03, 0.0072, 0.30, 0.0883, 0.32, 0.0951),
     }
     return RunRecord(**(values | changes))
 
@@ -84,7 +91,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         write_atomic(folder.run, run_record(model, **changes).to_json())
         _write_steps(folder, losses or [2.3 * 0.985**step + 0.02 * (step % 7) + 0.01 for step in range(steps)])
         _write_epochs(folder, model, epochs, val)
-        _write_probes(folder, norms if norms is not None else norms_of(model))
+        _write_readings(folder, norms if norms is not None else norms_of(model))
         return folder
 
     return make
@@ -108,17 +115,20 @@ def _write_epochs(folder: RunFolder, model: str, epochs: int, val: bool) -> None
     writer = RecordWriter(folder.epochs)
     for epoch in range(epochs):
         error = floor + (0.85 - floor) * 0.8**epoch
-        measured = error + 0.01 * math.sin(5 * epoch) * 0.9**epoch + 0.01 if val else None
-        writer.write(EpochRecord(epoch, 10 * (epoch + 1), 0.1, 2 * error, error, measured, measured, 900.0, 2.7))
+        measured = error + 0.01 * math.sin(5 * epoch) * 0.9**epoch + 0.01
+        numbers = [2 * error, error, measured, measured] if val else [2 * error, error]
+        scores = dict(zip(SCORES, numbers, strict=False))
+        writer.write(EpochRecord(epoch, 10 * (epoch + 1), 0.1, 900.0, 2.7, scores=scores))
     writer.close()
 
 
-def _write_probes(folder: RunFolder, norms: tuple[list[float], list[float]]) -> None:
-    writer = RecordWriter(folder.probes)
+def _write_readings(folder: RunFolder, norms: tuple[list[float], list[float]]) -> None:
+    writer = RecordWriter(folder.readings)
     for step, values in zip((0, 299), norms, strict=True):
         names = blocks_of(6 * math.ceil(len(values) / 3) + 2)
-        for index, norm in enumerate(values):
-            writer.write(BlockGradientRecord(step, names[index], index, norm))
+        blocks = [block_record(index, names[index], grad_norm=norm) for index, norm in enumerate(values)]
+        if blocks:
+            writer.write(reading_record(blocks, step=step))
     writer.close()
 
 

@@ -14,7 +14,7 @@ def about_curves(runs: list[RunFolder]) -> str:
 
 
 def about_flow(runs: list[RunFolder]) -> str:
-    return flow_caption(runs, {run: first_and_last(run.read_probes()) for run in runs})
+    return flow_caption(runs, {run: first_and_last(run.read_readings()) for run in runs})
 
 
 def test_two_short_sentences_about_twins_of_several_depths(twins):
@@ -42,7 +42,7 @@ def test_networks_of_other_depths_are_no_twins(twins):
 def test_errors_that_move_apart_have_a_verb_each(make_run):
     runs = [make_run("plain20"), make_run("plain56")]
     ends = {
-        run: EpochRecord(0, 1, 0.1, 1.0, train, 1.0, val, 9.0, 1.0)
+        run: EpochRecord(0, 1, 0.1, 9.0, 1.0, scores={"train_error": train, "val_error": val})
         for run, train, val in zip(runs, (0.2, 0.1), (0.3, 0.4), strict=True)
     }
     assert curves_caption(runs, {run: [record] for run, record in ends.items()}) == (
@@ -80,7 +80,7 @@ def test_seeds_are_told_together(make_run):
 
 def test_flow_compares_stem_and_head_of_the_deepest_pair(twins):
     text = about_flow(twins)
-    first, _ = first_and_last(next(run for run in twins if run.name == "plain110").read_probes())
+    first, _ = first_and_last(next(run for run in twins if run.name == "plain110").read_readings())
     growth = first[0].grad_norm / first[-1].grad_norm
     assert growth > 1e4
     assert f"next to the stem is {float(f'{growth:.3g}'):,.0f} \N{MULTIPLICATION SIGN} that next to the head" in text

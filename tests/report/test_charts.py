@@ -101,8 +101,8 @@ def test_learning_curves_are_percent_and_epochs_count_from_one(make_run):
     rows = rows_of(spec_of(learning_curves([run])))
     assert {row["epoch"] for row in rows} == {1}
     assert {row["line"]: row["error"] for row in rows} == {
-        "validation": pytest.approx(100 * record.val_error, abs=1e-3),
-        "training (as it ran)": pytest.approx(100 * record.train_error, abs=1e-3),
+        "validation": pytest.approx(100 * record.scores["val_error"], abs=1e-3),
+        "training (as it ran)": pytest.approx(100 * record.scores["train_error"], abs=1e-3),
     }
 
 

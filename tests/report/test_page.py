@@ -8,7 +8,7 @@ import pytest
 from tests.report.page_reader import PageReader
 
 from reslab.errors import RequestError
-from reslab.records import Errors
+from reslab.records import Evaluation
 from reslab.report.curves import learning_curves
 from reslab.report.flow import gradient_flow
 from reslab.report.page import write_page
@@ -89,7 +89,7 @@ def test_a_run_that_is_done_has_no_notice(make_run, tmp_path):
 
 def test_a_run_with_nothing_but_run_json(make_run, tmp_path):
     run = make_run("resnet20", status="running", last=None, best=None, model="resnet20")
-    for path in (run.steps, run.epochs, run.probes):
+    for path in (run.steps, run.epochs, run.readings):
         path.unlink()
     page = PageReader(write_page([run], tmp_path / "page.html", title="t"))
     assert page.specs == {}
@@ -108,7 +108,12 @@ def test_empty_dicts_in_run_json(make_run, tmp_path):
 
 
 def test_no_validation_split(make_run, tmp_path):
-    run = make_run("resnet20", val=False, best=None, last=Errors(29, 0.1, 0.02, test_loss=0.2, test_error=0.0712))
+    run = make_run(
+        "resnet20",
+        val=False,
+        best=None,
+        last=Evaluation(29, {"train_loss": 0.1, "train_error": 0.02, "test_loss": 0.2, "test_error": 0.0712}),
+    )
     assert "7.12 %" in PageReader(write_page([run], tmp_path / "page.html", title="t")).text
 
 

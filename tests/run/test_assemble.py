@@ -7,6 +7,7 @@ from PIL import Image
 
 from reslab.config import DataConfig, ModelConfig, RunConfig, TrainConfig, build, load_recipe
 from reslab.data.splits import EncodedSplit
+from reslab.distributed import LOCAL
 from reslab.errors import RequestError
 from reslab.run import speed
 from reslab.run.assemble import assemble, check_recipe
@@ -14,7 +15,6 @@ from reslab.run.batch_find import find_batch
 from reslab.run.lr_find import CHART, RECORD, find_lr
 from reslab.run.recorder import Display
 from reslab.train import memory
-from reslab.train.distributed import ALONE
 from reslab.train.lr_range import Sweep
 
 CPU = torch.device("cpu")
@@ -66,13 +66,13 @@ def test_a_batch_that_does_not_fit_is_refused_before_anything_else(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 2**26)
     large = DataConfig(name="digits", batch_size=1294, workers=0)
     with pytest.raises(RequestError, match=r"The largest batch that fits is \d+"):
-        assemble(config(data=large), Display(), device=CPU, ranks=ALONE)
+        assemble(config(data=large), Display(), device=CPU, ranks=LOCAL)
 
 
 def test_or_halved_and_said_so(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 2**26 + 2**25)
     large, display = DataConfig(name="digits", batch_size=1294, workers=0, fit_batch=True), Notes()
-    parts = assemble(config(data=large), display, device=CPU, ranks=ALONE)
+    parts = assemble(config(data=large), display, device=CPU, ranks=LOCAL)
     halved = parts.config.data.batch_size
     assert halved in (647, 323, 161, 80)
     assert parts.loaders[0].batch_size == halved
@@ -106,7 +106,7 @@ def test_small_images_need_no_workers():
 def test_thumbnails_are_kept_and_named(photographs, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     display = Notes()
-    parts = assemble(config(data=of_photographs(photographs, cache_mib=8)), display, device=CPU, ranks=ALONE)
+    parts = assemble(config(data=of_photographs(photographs, cache_mib=8)), display, device=CPU, ranks=LOCAL)
     assert any("All 12 photographs are kept as thumbnails" in note for note in display.notes)
     assert list((tmp_path / "reslab").glob("thumbnails-*.bin"))
     assert parts.data.describe()["thumbnails"] == parts.data.thumbnails.describe()

@@ -40,12 +40,6 @@ def test_eight_steps_are_read_from_the_first_to_the_last(done):
         assert [block.name for block in reading.blocks] == ["layer1.0", "layer2.0", "layer3.0"]
 
 
-def test_the_gradients_of_blocks_are_recorded_as_before(done):
-    probes = done.folder.read_probes()
-    assert {record.step for record in probes} == set(range(20))
-    assert {record.block for record in probes} == {"layer1.0", "layer2.0", "layer3.0"}
-
-
 def test_readings_change_nothing_in_the_run(done, tmp_path):
     quiet = TrainConfig(epochs=2, device="cpu", threads=1, probe=False)
     without = train(small_run(train=quiet), tmp_path / "r").folder
@@ -87,7 +81,6 @@ def test_a_network_of_ones_own_is_read_too(tmp_path, monkeypatch):
     short = TrainConfig(steps=3, device="cpu", threads=1)
     folder = train(small_run(model=ModelConfig(name="ownnets:linear"), train=short), tmp_path / "r").folder
     assert [reading.step for reading in folder.read_readings()] == [0, 1, 2]
-    assert folder.read_probes() == []
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def done(tmp_path_factory):
 def test_the_folder_holds_what_the_design_says(done):
     names = {path.name for path in done.folder.root.iterdir()}
     assert names >= {
-        "config.toml", "run.json", "steps.jsonl", "epochs.jsonl", "probes.jsonl", "checkpoints",
+        "config.toml", "run.json", "steps.jsonl", "epochs.jsonl", "checkpoints",
         "weights.safetensors", "weights.json", "report.html",
     }  # fmt: skip
 
@@ -52,17 +52,16 @@ def test_run_json_reads_back_equal(done):
 def test_records_are_complete(done):
     assert [r.step for r in done.folder.read_steps()] == list(range(20))
     assert [r.epoch for r in done.folder.read_epochs()] == [0, 1]
-    probed = {r.step for r in done.folder.read_probes()}
-    assert {0, 19} <= probed
+    assert {0, 19} <= {r.step for r in done.folder.read_readings()}
 
 
 @pytest.mark.parametrize(("weights", "which"), [("", "best"), ("last", "last")])
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_evaluate_finds_the_errors_that_run_json_holds(done, weights, which, split):
     found = evaluate_run(done.folder, split=split, weights=weights)
-    errors = getattr(done.record, which)
-    assert found["error"] == getattr(errors, f"{split}_error")
-    assert found["loss"] == pytest.approx(getattr(errors, f"{split}_loss"), rel=1e-6)
+    scores = getattr(done.record, which).scores
+    assert found["error"] == scores[f"{split}_error"]
+    assert found["loss"] == pytest.approx(scores[f"{split}_loss"], rel=1e-6)
     assert found["same_data"]
 
 
@@ -103,7 +102,7 @@ def test_without_validation_the_last_weights_are_the_ones(tmp_path):
     data = DataConfig(name="digits", batch_size=128, workers=0, val_split=0)
     outcome = train(small_run(data=data, train=TrainConfig(steps=2, device="cpu", threads=1)), tmp_path / "r")
     assert outcome.record.best is None
-    assert outcome.record.last.val_error is None
+    assert "val_error" not in outcome.record.last.scores
     assert decode(outcome.folder.weights_card.read_text())["selected"] == "last"
     assert outcome.record.protocol["validation"] == "none"
 
@@ -311,7 +310,8 @@ def test_a_run_is_evaluated_from_another_folder_than_it_was_trained_in(tmp_path,
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
     found = evaluate_run(outcome.folder)
-    assert (found["split"], found["error"], found["same_data"]) == ("val", outcome.record.best.val_error, True)
+    best = outcome.record.best.scores["val_error"]
+    assert (found["split"], found["error"], found["same_data"]) == ("val", best, True)
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[]"])

@@ -49,7 +49,7 @@ def test_what_is_recorded_is_what_is_tracked(tmp_path):
     assert scalars(found, "train/loss") == [(r.step, pytest.approx(r.loss, rel=1e-6)) for r in steps]
     assert scalars(found, "train/lr") == [(r.step, pytest.approx(r.lr, rel=1e-6, abs=1e-9)) for r in steps]
     assert scalars(found, "train/grad_norm") == [(r.step, pytest.approx(r.grad_norm, rel=1e-6)) for r in steps]
-    assert scalars(found, "epoch/val_error") == [(r.step - 1, pytest.approx(r.val_error)) for r in epochs]
+    assert scalars(found, "epoch/val_error") == [(r.step - 1, pytest.approx(r.scores["val_error"])) for r in epochs]
     norms = [[block.grad_norm for block in reading.blocks] for reading in readings]
     at = [reading.step for reading in readings]
     assert scalars(found, "flow/largest_grad_norm") == list(zip(at, map(pytest.approx, map(max, norms)), strict=True))

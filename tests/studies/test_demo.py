@@ -59,8 +59,8 @@ def test_the_demo_runs_and_writes_runs_page_and_table(tmp_path, capsys):
     assert [row["name"] for row in result["rows"]] == ["plain8", "resnet8", "plain14", "resnet14"]
     for row in result["rows"]:
         record = RunFolder(tmp_path / "d" / row["name"]).read_run()
-        assert row["train_error"] == record.last.train_error
-        assert row["test_error"] == record.last.test_error
+        assert row["train_error"] == record.last.scores["train_error"]
+        assert row["test_error"] == record.last.scores["test_error"]
     assert (tmp_path / "d" / "index.html").stat().st_size > 100_000
     assert main(arguments) == 0  # again, over the first
 

@@ -17,7 +17,7 @@ from reslab.cli.main import main
 from reslab.cli.study import progress_text
 from reslab.config import override
 from reslab.errors import RequestError, WorkFailed
-from reslab.records import Errors, MeasureRecord, RunFolder, RunRecord, StudyRow, encode, read_study
+from reslab.records import Evaluation, MeasureRecord, RunFolder, RunRecord, StudyRow, encode, read_study
 from reslab.report.study.table import markdown_of, measure_text
 from reslab.studies import grid
 from reslab.studies.degradation import KINDS, conclude, degradation
@@ -104,7 +104,7 @@ def finish(folder: RunFolder, job: Training, *, error: float, status: str = "don
     folder.config.write_text(config.to_toml(), encoding="utf-8")
     record = RunRecord({"num_parameters": 1000}, {}, {}, [], {}, {}, config.train.seed, status, "", duration_s=12.0)
     if status == "done":
-        record.last = Errors(0, 0.1, error, test_loss=0.1, test_error=2 * error)
+        record.last = Evaluation(0, {"train_error": error, "test_error": 2 * error})
     else:
         record.failure = failure or {"step": 7, "sentence": "The loss is NaN at step 7."}
     folder.run.write_text(record.to_json(), encoding="utf-8")

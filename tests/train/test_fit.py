@@ -77,7 +77,7 @@ def test_it_learns_and_records_every_step_and_epoch(loaders, task):
     assert [record.step for record in recorder.steps] == list(range(24))
     assert [record.lr for record in recorder.steps] == [one_cycle(0.1, total_steps=24)(step) for step in range(24)]
     assert [record.epoch for record in recorder.epochs] == list(range(8))
-    assert recorder.epochs[-1].train_loss < recorder.epochs[0].train_loss / 2
+    assert recorder.epochs[-1].scores["train_loss"] < recorder.epochs[0].scores["train_loss"] / 2
     assert result.status == "done"
 
 
@@ -99,10 +99,10 @@ def test_recorded_loss_norm_and_update_are_those_of_a_bare_loop(loaders, task):
 
 def test_epoch_record_is_the_mean_over_its_batches(loaders, task):
     model, recorder, _ = run(loaders, task, steps=3)
-    assert recorder.epochs[0].train_loss == pytest.approx(sum(r.loss for r in recorder.steps) / 3)
+    assert recorder.epochs[0].scores["train_loss"] == pytest.approx(sum(r.loss for r in recorder.steps) / 3)
     measured = evaluate(model, task, loaders[1])
-    assert recorder.epochs[0].val_error == measured["error"]
-    assert recorder.epochs[0].val_loss == pytest.approx(measured["loss"])
+    assert recorder.epochs[0].scores["val_error"] == measured["error"]
+    assert recorder.epochs[0].scores["val_loss"] == pytest.approx(measured["loss"])
 
 
 def test_length_in_steps_ends_inside_an_epoch(loaders, task):
@@ -131,8 +131,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(loaders, task, at):
     assert result.status == "done"
     assert equal(whole.state_dict(), resumed.state_dict())
     assert [r.loss for r in first.steps + second.steps] == [r.loss for r in whole_recorder.steps]
-    assert [(r.epoch, r.train_loss, r.val_error) for r in first.epochs + second.epochs] == [
-        (r.epoch, r.train_loss, r.val_error) for r in whole_recorder.epochs
+    assert [(r.epoch, r.scores) for r in first.epochs + second.epochs] == [
+        (r.epoch, r.scores) for r in whole_recorder.epochs
     ]
 
 
@@ -181,10 +181,10 @@ def test_l1_penalty_is_recorded_and_shrinks_weights(loaders, task):
 
 def test_best_weights_are_those_of_the_lowest_validation_error(loaders, task):
     model, recorder, result = run(loaders, task, steps=15)
-    best = min(recorder.epochs, key=lambda r: (r.val_error, r.val_loss))
+    best = min(recorder.epochs, key=lambda r: (r.scores["val_error"], r.scores["val_loss"]))
     assert result.best_epoch == best.epoch
     model.load_state_dict(result.best)
-    assert evaluate(model, task, loaders[1])["error"] == best.val_error
+    assert evaluate(model, task, loaders[1])["error"] == best.scores["val_error"]
 
 
 def test_patience_stops_early(loaders, task):
@@ -208,7 +208,7 @@ def test_ema_weights_are_validated_and_returned(loaders, task):
     model, recorder, result = run(loaders, task, steps=6, ema_decay=0.5)
     assert not equal(model.state_dict(), result.last)
     model.load_state_dict(result.last)
-    assert evaluate(model, task, loaders[1])["error"] == recorder.epochs[-1].val_error
+    assert evaluate(model, task, loaders[1])["error"] == recorder.epochs[-1].scores["val_error"]
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])

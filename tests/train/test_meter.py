@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from reslab.distributed import LOCAL
 from reslab.train import meter
-from reslab.train.distributed import ALONE
 from reslab.train.meter import Meter, Reading, Waits
 
 
 def test_steps_are_read_in_their_order():
-    found = Meter(ALONE, torch.device("cpu"))
+    found = Meter(LOCAL, torch.device("cpu"))
     found.add(torch.tensor(0.5), torch.tensor(2.0), torch.tensor(3))
     found.add(torch.tensor(0.25), torch.tensor(1.0), torch.tensor(1), grad_scale=8.0, penalty=torch.tensor(0.125))
     assert len(found) == 2
@@ -19,7 +19,7 @@ def test_steps_are_read_in_their_order():
 
 @pytest.mark.parametrize(("loss", "norm"), [(float("nan"), 1.0), (1.0, float("inf"))])
 def test_what_is_not_finite_stays_noted(loss, norm):
-    found = Meter(ALONE, torch.device("cpu"))
+    found = Meter(LOCAL, torch.device("cpu"))
     found.add(torch.tensor(1.0), torch.tensor(1.0), torch.tensor(0))
     assert found.bad == 0
     found.add(torch.tensor(loss), torch.tensor(norm), torch.tensor(0))

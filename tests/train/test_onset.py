@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from reslab.records.flight import FlightRecord
+from reslab.records import FlightRecord
 from reslab.train.onset import explain, growth_of, onset
 
 NAMES = ("conv1.weight", "layer1.0.conv1.weight", "layer1.0.conv2.weight", "fc.weight")

@@ -20,12 +20,12 @@ def epoch_line(record: EpochRecord) -> str:
     parts = [
         f"epoch {record.epoch + 1:>3}",
         f"lr {record.lr:.4g}",
-        f"train loss {record.train_loss:.4f}",
-        f"error {as_percent(record.train_error)}",
+        f"train loss {record.scores['train_loss']:.4f}",
+        f"error {as_percent(record.scores.get('train_error'))}",
     ]
-    if record.val_loss is not None:
-        parts += [f"val loss {record.val_loss:.4f}", f"error {as_percent(record.val_error)}"]
-    parts += [f"{record.images_per_s:,.0f} images/s", f"{record.duration_s:.1f} s"]
+    if "val_loss" in record.scores:
+        parts += [f"val loss {record.scores['val_loss']:.4f}", f"error {as_percent(record.scores.get('val_error'))}"]
+    parts += [f"{record.items_per_s:,.0f} images/s", f"{record.duration_s:.1f} s"]
     if record.data_wait_frac is not None and record.data_wait_frac > DATA_BOUND:
         parts.append(f"data-bound: {100 * (1 - record.data_wait_frac):.0f} %")
     return "  ".join(parts)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from reslab.cli.config_flags import OwnFlags, default_out, help_for, read_flags, summary
 from reslab.cli.output import console, print_json, table
-from reslab.records import Errors, RunRecord, as_percent
+from reslab.records import Evaluation, RunRecord, to_plain
 
 OWN: OwnFlags = [
     ("out", help_for(Path | None, "Folder of the run; by default runs/MODEL-DATA."), field(default=None)),
@@ -28,8 +28,8 @@ def run(arguments: list[str]) -> int:
     out = flags.out or default_out(config)
 
     from reslab.cli.progress import make_display  # from here on torch is needed
+    from reslab.distributed import launched_ranks
     from reslab.run.train import train
-    from reslab.train.distributed import launched_ranks
 
     speaks = launched_ranks().is_first
     if speaks and not flags.json:
@@ -54,20 +54,31 @@ def result_of(record: RunRecord) -> dict[str, Any]:
         "num_parameters": record.model["num_parameters"],
         "data": record.data["name"],
         "duration_s": record.duration_s,
-        "last": None if record.last is None else vars(record.last),
-        "plain": None if record.plain is None else vars(record.plain),
-        "best": None if record.best is None else vars(record.best),
+        "last": None if record.last is None else to_plain(record.last),
+        "plain": None if record.plain is None else to_plain(record.plain),
+        "best": None if record.best is None else to_plain(record.best),
     }
 
 
 def print_result(out: Path, record: RunRecord) -> None:
     """Errors of last and best, and where everything is."""
-    columns = ["weights", "epoch", "clean training error", "validation error", "test error"]
+    columns = [
+        "weights",
+        "epoch",
+        *(f"{split} {record.score.name}" for split in ("clean training", "validation", "test")),
+    ]
     last = "last" if record.plain is None else "last, averaged"
-    chosen: list[tuple[str, Errors | None]] = [(last, record.last), ("last, as trained", record.plain)]
+    chosen: list[tuple[str, Evaluation | None]] = [(last, record.last), ("last, as trained", record.plain)]
     chosen.append(("best", record.best))
     rows = [
-        [name, errors.epoch + 1, *map(as_percent, (errors.train_error, errors.val_error, errors.test_error))]
+        [
+            name,
+            errors.epoch + 1,
+            *(
+                record.score.format(errors.scores.get(f"{split}_{record.score.name}"))
+                for split in ("train", "val", "test")
+            ),
+        ]
         for name, errors in chosen
         if errors is not None
     ]

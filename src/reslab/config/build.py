@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from reslab.data.prepare import Data
     from reslab.data.sources import Source
     from reslab.data.transforms import Preprocess
+    from reslab.distributed import Ranks
     from reslab.models.architecture import Changes
     from reslab.tasks.classify import Classify
-    from reslab.train.distributed import Ranks
     from reslab.train.options import FitOptions
     from reslab.train.schedule import Schedule
     from reslab.train.trial import Way, Wishes

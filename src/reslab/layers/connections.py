@@ -69,10 +69,10 @@ class Connection(Protocol):
     """
 
     @property
-    def implies(self) -> Mapping[str, object]: ...  # noqa: D102
+    def implies(self) -> Mapping[str, object]: ...
 
     @property
-    def at_start(self) -> Start: ...  # noqa: D102
+    def at_start(self) -> Start: ...
 
     def make_junction(self, site: Site, *, in_place: bool) -> nn.Module:
         """What joins shortcut and branch at this block; ``in_place`` allows writing over the branch."""

@@ -49,17 +49,17 @@ class FeatureNetwork(Protocol):
 
     feature_info: list[FeatureInfo]
 
-    def forward_features(self, images: Tensor) -> Tensor: ...  # noqa: D102
+    def forward_features(self, images: Tensor) -> Tensor: ...
 
-    def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor: ...  # noqa: D102
+    def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor: ...
 
-    def forward_intermediates(  # noqa: D102
+    def forward_intermediates(
         self, images: Tensor, indices: Indices = None, *, intermediates_only: bool = False
     ) -> tuple[Tensor, list[Tensor]] | list[Tensor]: ...
 
-    def reset_classifier(self, num_classes: int) -> None: ...  # noqa: D102
+    def reset_classifier(self, num_classes: int) -> None: ...
 
-    def features_only(self, indices: Indices = None) -> FeaturesOnly: ...  # noqa: D102
+    def features_only(self, indices: Indices = None) -> FeaturesOnly: ...
 
 
 class FeaturesOnly(nn.Module):

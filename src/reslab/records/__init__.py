@@ -1,11 +1,14 @@
 """What a run leaves behind: typed records, JSON lines, and the folder that holds them. No library but Python's own."""
 
 from reslab.records.depth import (
+    CurvatureRecord,
     DepthRecord,
     JacobianRecord,
     LesionRecord,
     PathRecord,
+    PlaneRecord,
     ShatteringRecord,
+    SliceRecord,
     TwinRecord,
 )
 from reslab.records.diagnosis import (
@@ -13,6 +16,7 @@ from reslab.records.diagnosis import (
     ActivationRecord,
     AnswersRecord,
     BlockFlowRecord,
+    BlockNorm,
     FindingRecord,
     LayerFlowRecord,
     LossRecord,
@@ -24,40 +28,49 @@ from reslab.records.diagnosis import (
     TensorRecord,
     UpdateRecord,
     VerdictRecord,
-)
-from reslab.records.files import RecordWriter, read_records, sync_folder, write_atomic
-from reslab.records.flight import FlightRecord
-from reslab.records.folder import RunFolder, find_runs
-from reslab.records.lr_range import RangeRecord, RangeStep
-from reslab.records.strict_json import decode, encode
-from reslab.records.structure import LAYERS, BlockRecord, LayerKind, LayerRecord, StageRecord, StructureRecord
-from reslab.records.study import MeasureRecord, StudyRecord, StudyRow, deviation_of, mean_of, read_study
-from reslab.records.surface import CurvatureRecord, PlaneRecord, SliceRecord
-from reslab.records.training import (
-    SCHEMA_VERSION,
-    BlockGradientRecord,
-    EpochRecord,
-    Errors,
-    RunRecord,
-    RunStatus,
-    StepRecord,
     first_and_last,
 )
-from reslab.records.words import as_percent, as_short
+from reslab.records.files import (
+    RecordWriter,
+    decode,
+    encode,
+    from_plain,
+    read_json,
+    read_lines,
+    sync_folder,
+    to_plain,
+    write_atomic,
+)
+from reslab.records.folder import RunFolder, find_runs
+from reslab.records.formats import as_percent, as_short
+from reslab.records.structure import LAYERS, BlockRecord, LayerKind, LayerRecord, StageRecord, StructureRecord
+from reslab.records.study import MeasureRecord, StudyRecord, StudyRow, deviation_of, mean_of, read_study
+from reslab.records.training import (
+    ERROR,
+    EpochRecord,
+    Evaluation,
+    FlightRecord,
+    RangeRecord,
+    RangeStep,
+    RunRecord,
+    RunStatus,
+    Score,
+    StepRecord,
+)
 
 __all__ = [
+    "ERROR",
     "LAYERS",
-    "SCHEMA_VERSION",
     "SEVERITIES",
     "ActivationRecord",
     "AnswersRecord",
     "BlockFlowRecord",
-    "BlockGradientRecord",
+    "BlockNorm",
     "BlockRecord",
     "CurvatureRecord",
     "DepthRecord",
     "EpochRecord",
-    "Errors",
+    "Evaluation",
     "FindingRecord",
     "FlightRecord",
     "JacobianRecord",
@@ -78,6 +91,7 @@ __all__ = [
     "RunFolder",
     "RunRecord",
     "RunStatus",
+    "Score",
     "Severity",
     "ShatteringRecord",
     "SliceRecord",
@@ -98,9 +112,12 @@ __all__ = [
     "encode",
     "find_runs",
     "first_and_last",
+    "from_plain",
     "mean_of",
-    "read_records",
+    "read_json",
+    "read_lines",
     "read_study",
     "sync_folder",
+    "to_plain",
     "write_atomic",
 ]

@@ -6,6 +6,7 @@ them 1/N of its gradient, which is undone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -261,6 +262,43 @@ class ReadingRecord:
     unsplit: tuple[str, ...] = ()
     update: UpdateRecord | None = None
     eval_loss: float | None = None
+
+    def block_norms(self) -> list[BlockNorm]:
+        """The gradient norm at the input of each block; of a network without shortcuts, of each block's first layer.
+
+        Layers that lie in no block, such as stem and head, are left out where others do.
+        """
+        if self.blocks:
+            return [BlockNorm(self.step, block.name, block.index, block.grad_norm) for block in self.blocks]
+        firsts: dict[str, float] = {}
+        for layer in self.layers:
+            if layer.grad_norm == layer.grad_norm:  # NaN where the input is the data
+                firsts.setdefault(layer.name.rpartition(".")[0] or layer.name, layer.grad_norm)
+        nested = {name: norm for name, norm in firsts.items() if "." in name}
+        found = enumerate((nested or firsts).items())
+        return [BlockNorm(self.step, name, index, norm) for index, (name, norm) in found]
+
+
+@dataclass(frozen=True)
+class BlockNorm:
+    """The gradient at the input of one block, at one step.
+
+    Args:
+        step: of the training.
+        block: the module's name, such as ``layer2.3``.
+        index: position in execution order, 0 next to the stem.
+        grad_norm: as in ``BlockFlowRecord``.
+    """
+
+    step: int
+    block: str
+    index: int
+    grad_norm: float
+
+
+def first_and_last(readings: Sequence[ReadingRecord]) -> tuple[list[BlockNorm], list[BlockNorm]]:
+    """The blocks' gradients in the first reading and in the last."""
+    return (readings[0].block_norms(), readings[-1].block_norms()) if readings else ([], [])
 
 
 @dataclass(frozen=True)

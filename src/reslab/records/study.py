@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reslab.errors import RequestError
-from reslab.records.nested import from_plain
-from reslab.records.strict_json import encode
-from reslab.records.training import SCHEMA_VERSION
+from reslab.records.files import encode, read_json
+
+SCHEMA_VERSION = 1
 
 Unit = Literal["percent", "points", "count", "seconds", "mib", "number", "distance"]
 """``percent`` and ``points`` are kept as shares; ``distance`` is a number that is told in powers of ten."""
@@ -130,10 +129,7 @@ def read_study(path: Path) -> StudyRecord:
     """
     if not path.exists():
         raise RequestError(f"{path} does not exist. `reslab study NAME --out FOLDER` writes it.")
-    try:
-        record: StudyRecord = from_plain(StudyRecord, json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise RequestError(f"{path} is damaged ({error}). Delete it; the study writes it again.") from None
+    record = read_json(path, StudyRecord, mend="Delete it; the study writes it again.")
     if record.schema_version > SCHEMA_VERSION:
         raise RequestError(f"{path} is of a newer reslab (schema {record.schema_version}). Read it with that one.")
     return record

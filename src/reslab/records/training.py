@@ -1,14 +1,48 @@
-"""What a training run records: its steps, epochs and gradients, and run.json at its end."""
+"""What a training run records: its score, its steps and epochs, run.json at its end, and what a range test found."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
-from reslab.records.strict_json import decode, encode
+from reslab.records.files import decode, encode, from_plain, to_plain
+from reslab.records.formats import as_percent
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Score:
+    """The number that a task is judged by: it chooses the best weights, ends a run early, heads columns and axes.
+
+    Args:
+        name: its key among a task's metrics, and what columns and axes call it, such as ``error``.
+        better: which way is better.
+        unit: ``percent`` is kept as a fraction and shown in percent; ``number`` is shown as it is.
+
+    Example:
+        >>> dice = Score("dice", better="higher")
+        >>> dice.is_better(0.8, than=0.7), dice.format(0.81234)
+        (True, '81.23 %')
+    """
+
+    name: str
+    better: Literal["lower", "higher"] = "lower"
+    unit: Literal["percent", "number"] = "percent"
+
+    def is_better(self, value: float, *, than: float) -> bool:
+        """Whether a value is better than another; NaN is never better, and anything is better than NaN."""
+        if value != value or than != than:
+            return value == value
+        return value < than if self.better == "lower" else value > than
+
+    def format(self, value: float | None) -> str:
+        """Write a value as tables do; a dash where there is none."""
+        return as_percent(value) if self.unit == "percent" or value is None else f"{value:.4g}"
+
+
+ERROR = Score("error")
+"""The fraction of wrong answers, which classification is judged by."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +69,27 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
+class FlightRecord:
+    """One of the last steps of a training that failed or diverged.
+
+    Args:
+        step: counts from 0 over the whole run.
+        epoch: counts from 0.
+        lr: learning rate of the step (of the first parameter group).
+        loss: mean over the step's batch, without the L1 penalty.
+        grad_norm: L2 norm of the gradient of all parameters together, before clipping, of the batch-mean loss.
+        grad_norms: the same of each parameter by itself, by its name; 0 where no gradient arrived.
+    """
+
+    step: int
+    epoch: int
+    lr: float
+    loss: float
+    grad_norm: float
+    grad_norms: dict[str, float]
+
+
+@dataclass(frozen=True)
 class EpochRecord:
     """One pass over the training data.
 
@@ -42,69 +97,37 @@ class EpochRecord:
         epoch: counts from 0.
         step: optimiser steps taken so far.
         lr: learning rate of the epoch's last step.
-        train_loss: mean over the epoch's batches, as trained (train mode, augmented).
-        train_error: share of wrong answers among the same batches, while the weights moved. Not the clean error.
-        val_loss: mean over the validation split in eval mode; None without a split.
-        val_error: share of wrong answers on it.
-        images_per_s: training throughput, data included, validation not.
+        items_per_s: training throughput, data included, validation not.
         duration_s: seconds for the epoch with its validation.
-        data_wait_frac: share of the training time that the loop waited for its batches: what a faster loader would
-            save. None in records of before it was measured.
-        val_error_plain: validation error of the weights themselves, where a moving average is kept and ``val_error`` is
-            that of the average.
+        data_wait_frac: fraction of the training time that the loop waited for its batches: what a faster loader would
+            save. None in records from before it was measured.
+        scores: numbers by split and name, such as ``train_loss`` and ``val_error``; on disk each is a key of its own.
+            Those of ``train`` are means over the epoch's batches as trained (train mode, augmented, while the weights
+            moved): not the clean error. Those of ``val`` are of the whole split in eval mode, and absent without one.
+            Where a moving average is kept, ``val_error`` is the average's and ``val_error_plain`` that of the weights.
     """
 
     epoch: int
     step: int
     lr: float
-    train_loss: float
-    train_error: float
-    val_loss: float | None
-    val_error: float | None
-    images_per_s: float
+    items_per_s: float
     duration_s: float
     data_wait_frac: float | None = None
-    val_error_plain: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class BlockGradientRecord:
-    """The gradient that arrived at the output of one block at one step.
-
-    Args:
-        step: optimiser steps taken before this reading.
-        block: the module's name, such as ``layer2.3``.
-        index: position in execution order, 0 next to the stem.
-        grad_norm: L2 norm over each sample of d(sample's loss)/d(block output), as RMS over the batch.
-    """
-
-    step: int
-    block: str
-    index: int
-    grad_norm: float
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Losses and errors of one set of weights on every split, in eval mode; None where there is no split.
+class Evaluation:
+    """What one set of weights scores on every split, in eval mode and without augmentation.
 
     Args:
         epoch: that the weights are from, counted from 0.
-        train_loss: mean cross-entropy over the training images, not augmented.
-        train_error: share of wrong answers among them: the clean training error.
-        val_loss: the same for the validation split.
-        val_error: the same for the validation split.
-        test_loss: the same for the test split.
-        test_error: the same for the test split.
+        scores: numbers by split and name, such as ``train_error`` (the clean training error) and ``test_loss``; absent
+            where there is no such split. On disk each is a key of its own.
     """
 
     epoch: int
-    train_loss: float
-    train_error: float
-    val_loss: float | None = None
-    val_error: float | None = None
-    test_loss: float | None = None
-    test_error: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 RunStatus = Literal["running", "done", "interrupted", "failed"]
@@ -125,11 +148,13 @@ class RunRecord:
         status: ``running``, then ``done``, ``interrupted`` or ``failed``.
         started: ISO 8601, UTC.
         duration_s: training and the final evaluation, all sittings together.
-        last: errors of the weights after the last step. Training error is clean: eval mode, no augmentation.
-        best: errors of the weights with the lowest validation error; None without a validation split.
-        plain: errors of the weights themselves after the last step, where ``last`` and ``best`` are of their moving
+        last: scores of the weights after the last step. Training scores are clean: eval mode, no augmentation.
+        best: scores of the weights with the best validation score; None without a validation split.
+        plain: scores of the weights themselves after the last step, where ``last`` and ``best`` are of their moving
             average; None without one.
         failure: what went wrong, for status ``failed``.
+        task: what the network was trained for.
+        score: the number it is judged by.
         schema_version: of this record; a newer one than this reslab knows is refused.
     """
 
@@ -143,36 +168,87 @@ class RunRecord:
     status: RunStatus
     started: str
     duration_s: float = 0.0
-    last: Errors | None = None
-    best: Errors | None = None
-    plain: Errors | None = None
+    last: Evaluation | None = None
+    best: Evaluation | None = None
+    plain: Evaluation | None = None
     failure: dict[str, Any] | None = None
-    schema_version: int = field(default=SCHEMA_VERSION)
+    task: str = "classify"
+    score: Score = ERROR
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def chosen(self) -> Evaluation | None:
+        """The best weights' scores, or else the last ones': those of the weights that the run hands on."""
+        return self.best or self.last
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Reads what ``to_json`` wrote; refuses a schema newer than this version knows."""
+        """Read what ``to_json`` wrote; refuse a schema newer than this version knows."""
         raw = decode(text)
         if raw.get("schema_version", 0) > SCHEMA_VERSION:
             raise ValueError(
                 f"run.json has schema {raw['schema_version']}, this reslab knows {SCHEMA_VERSION}: upgrade reslab."
             )
         for key in ("last", "best", "plain"):
-            raw[key] = None if raw.get(key) is None else Errors(**raw[key])
-        return cls(**raw)
+            raw[key] = None if raw.get(key) is None else from_plain(Evaluation, raw[key])
+        return from_plain(cls, raw)
 
     def to_json(self) -> str:
         """One indented JSON object."""
-        return encode(asdict(self), indent=2)
+        named = {"last": self.last, "best": self.best, "plain": self.plain}
+        scores = {key: None if value is None else to_plain(value) for key, value in named.items()}
+        return encode({**asdict(self), **scores, "schema_version": SCHEMA_VERSION}, indent=2)
 
 
-def first_and_last(
-    records: Iterable[BlockGradientRecord],
-) -> tuple[list[BlockGradientRecord], list[BlockGradientRecord]]:
-    """Readings of the first and of the last step that was probed, each in execution order."""
-    by_step: dict[int, list[BlockGradientRecord]] = {}
-    for record in records:
-        by_step.setdefault(record.step, []).append(record)
-    if not by_step:
-        return [], []
-    return by_step[min(by_step)], by_step[max(by_step)]
+@dataclass(frozen=True)
+class RangeStep:
+    """One step of a learning-rate range test.
+
+    Args:
+        step: counts from 0.
+        lr: rate of this step.
+        loss: of its batch, before the weights move.
+        mean_lr: exponential average of the rates so far, over their logarithms, bias-corrected.
+        mean_loss: exponential average of the losses so far, with the same weights.
+    """
+
+    step: int
+    lr: float
+    loss: float
+    mean_lr: float
+    mean_loss: float
+
+
+@dataclass(frozen=True)
+class RangeRecord:
+    """lr-range.json: what a learning-rate range test found.
+
+    Args:
+        name: network and data.
+        optimizer: its kind.
+        batch_size: images a step.
+        seed: of everything random.
+        lowest: first rate of the range.
+        highest: last rate of the range.
+        num_steps: planned.
+        ending: ``done``, ``diverged`` or ``not finite``.
+        lr: suggested rate; None if there is nothing to suggest.
+        steepest_lr: where the mean loss falls fastest.
+        tenth_lr: a tenth of the rate at the lowest mean loss.
+        reason: in words.
+        steps: those that were taken.
+    """
+
+    name: str
+    optimizer: str
+    batch_size: int
+    seed: int
+    lowest: float
+    highest: float
+    num_steps: int
+    ending: str
+    lr: float | None
+    steepest_lr: float | None
+    tenth_lr: float | None
+    reason: str
+    steps: list[RangeStep]

@@ -6,17 +6,17 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
-from reslab.records import BlockGradientRecord, EpochRecord, RunFolder, StepRecord, as_percent
+from reslab.records import BlockNorm, EpochRecord, RunFolder, StepRecord, as_percent
 from reslab.report.portraits import Family, Portrait, are_paired, portraits
 from reslab.report.words import percent, ratio
 
-Reading = list[BlockGradientRecord]
+Reading = list[BlockNorm]
 """One step's gradients, in execution order."""
 MAX_GROUPS = 4
 """So many runs, or sets of seeds, a caption tells about."""
 ERRORS_OF: dict[str, Callable[[EpochRecord], float | None]] = {
-    "validation": lambda record: record.val_error,
-    "training": lambda record: record.train_error,
+    "validation": lambda record: record.scores.get("val_error"),
+    "training": lambda record: record.scores.get("train_error"),
 }
 ODD: dict[str, Callable[[float], bool]] = {
     "exactly 0": lambda norm: norm == 0,
@@ -47,13 +47,14 @@ def curves_caption(runs: Sequence[RunFolder], epochs: dict[RunFolder, list[Epoch
 
 def _one_curve(name: str, epochs: list[EpochRecord]) -> str:
     last = epochs[-1]
-    text = f"After epoch {last.epoch + 1}, {name} has a training error (as it ran) of {as_percent(last.train_error)}"
-    measured = [(record.val_error, record.epoch) for record in epochs if record.val_error is not None]
+    trained = as_percent(last.scores.get("train_error"))
+    text = f"After epoch {last.epoch + 1}, {name} has a training error (as it ran) of {trained}"
+    measured = [(record.scores["val_error"], record.epoch) for record in epochs if "val_error" in record.scores]
     if not measured:
         return f"{text}; there is no validation split."
     error, epoch = min(measured)
     return (
-        f"{text} and a validation error of {percent(last.val_error)};"
+        f"{text} and a validation error of {percent(last.scores.get('val_error'))};"
         f" the lowest validation error was {as_percent(error)}, after epoch {epoch + 1}."
     )
 
@@ -107,7 +108,7 @@ def _movement(start: float, end: float) -> tuple[str, str]:
 
 
 def _by_run(last: dict[RunFolder, EpochRecord]) -> str:
-    kind = "validation" if all(record.val_error is not None for record in last.values()) else "training"
+    kind = "validation" if all("val_error" in record.scores for record in last.values()) else "training"
     errors = {run.name: ERRORS_OF[kind](record) or 0.0 for run, record in last.items()}
     low, high = min(errors, key=lambda name: errors[name]), max(errors, key=lambda name: errors[name])
     return (

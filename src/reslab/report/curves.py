@@ -45,7 +45,7 @@ def learning_curves(runs: Sequence[RunFolder]) -> alt.TopLevelMixin:
 def _error_rows(face: Portrait) -> list[Row]:
     rows: list[Row] = []
     for record in face.run.read_epochs():
-        for line, error in ((VALIDATION, record.val_error), (TRAINING, record.train_error)):
+        for line, error in ((VALIDATION, record.scores.get("val_error")), (TRAINING, record.scores.get("train_error"))):
             if error is not None and math.isfinite(error):
                 row = {"run": face.run.name, "label": face.label, "line": line, "epoch": record.epoch + 1}
                 rows.append(row | {"error": round(100 * error, 4)})

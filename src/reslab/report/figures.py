@@ -49,7 +49,8 @@ def curves_figure(runs: Sequence[RunFolder]) -> Figure:
 def flow_figure(runs: Sequence[RunFolder]) -> Figure:
     """Gradient against block."""
     key, title = "flow", "Gradient flow, from the loss back to the input"
-    readings = {run: first_and_last(records) for run in runs if (records := run.read_probes())}
+    read = {run: first_and_last(run.read_readings()) for run in runs}
+    readings = {run: ends for run, ends in read.items() if ends[0]}
     if not readings:
         return Figure(key, title, "No gradient was recorded block by block, so there is nothing to draw.", None, [])
     caption = flow_caption(runs, readings)

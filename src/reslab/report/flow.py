@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import altair as alt
 
 from reslab.errors import RequestError
-from reslab.records import RunFolder, first_and_last
+from reslab.records import RunFolder
 from reslab.report.portraits import RAMPS, Portrait, are_paired, portraits
 from reslab.report.theme import (
     ALARM,
@@ -84,20 +84,19 @@ def _panels(faces: list[Portrait]) -> dict[str, list[Portrait]]:
 
 
 def _flow_rows(face: Portrait) -> list[Row]:
-    start, end = first_and_last(face.run.read_probes())
-    end = [] if end == start else end  # a single reading is drawn once
+    readings = face.run.read_readings()
+    ends = (
+        [(START, readings[0]), (END, readings[-1])][: len(readings)] if readings else []
+    )  # a single reading is drawn once
     return [
         {
             "run": face.run.name,
             "label": face.label,
             "line": line,
-            "step": record.step,
-            "block": record.block,
-            "index": record.index,
-            "grad_norm": record.grad_norm,
+            **vars(norm),
         }
-        for line, records in ((START, start), (END, end))
-        for record in records
+        for line, reading in ends
+        for norm in reading.block_norms()
     ]
 
 
@@ -148,7 +147,7 @@ def _gradient_axis(frame: Frame) -> alt.Y:
         rangeMax=RAIL if frame.others else 0,
         nice=False,
     )
-    return alt.Y("grad_norm:Q", title="gradient norm at the block", scale=scale, axis=log_ticks(low, high))
+    return alt.Y("grad_norm:Q", title="gradient norm at the block's input", scale=scale, axis=log_ticks(low, high))
 
 
 def _rail(rows: list[Row], ink: Ink, *, text: str, y: float, shape: str) -> Panel:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reslab.records import BlockGradientRecord, EpochRecord, RunFolder, StepRecord
+from reslab.records import BlockNorm, EpochRecord, RunFolder, StepRecord
 from reslab.report.words import DASH, duration, in_words, percent
 
 MAX_ROWS = 120
@@ -41,7 +41,7 @@ def result_rows(runs: Iterable[RunFolder]) -> list[dict[str, Any]]:
         record = run.read_run()
         row = {"run": run.name, "model": record.model.get("name"), "num_parameters": record.model.get("num_parameters")}
         for prefix, errors in (("", record.last), ("best_", record.best)):
-            row |= {prefix + key: getattr(errors, key, None) for key in ERRORS}
+            row |= {prefix + key: (errors.scores.get(key) if errors else None) for key in ERRORS}
         row["best_epoch"] = record.best.epoch + 1 if record.best else None
         rows.append(row | {"duration_s": record.duration_s, "status": record.status})
     return rows
@@ -76,13 +76,17 @@ def curves_table(epochs: dict[str, list[EpochRecord]]) -> Table:
         cells = [str(number + 1)]
         for records in by_number.values():
             record = records.get(number)
-            cells += [percent(record.val_error), percent(record.train_error)] if record else [DASH, DASH]
+            cells += (
+                [percent(record.scores.get("val_error")), percent(record.scores.get("train_error"))]
+                if record
+                else [DASH, DASH]
+            )
         rows.append(cells)
     header = ["epoch"] + [f"{name} {kind}" for name in epochs for kind in ("validation", "training")]
     return Table(_left_out(len(numbers)), header, rows)
 
 
-def flow_table(name: str, first: list[BlockGradientRecord], last: list[BlockGradientRecord]) -> Table:
+def flow_table(name: str, first: list[BlockNorm], last: list[BlockNorm]) -> Table:
     """The first and the last reading of one run, block by block."""
     finals = {record.index: f"{record.grad_norm:.4g}" for record in last}
     rows = [

@@ -14,6 +14,7 @@ from reslab.data.loader import Loader
 from reslab.data.prepare import Data, Place, shorter_side
 from reslab.data.sources import Source
 from reslab.data.transforms import Preprocess
+from reslab.distributed import Ranks
 from reslab.errors import RequestError
 from reslab.layers.synced_norm import sync_norms
 from reslab.models.structure import read_structure
@@ -21,7 +22,6 @@ from reslab.run.measure import evaluation_loader
 from reslab.run.recorder import Display
 from reslab.run.speed import choose
 from reslab.tasks.classify import Classify
-from reslab.train.distributed import Ranks
 from reslab.train.memory import TrainingStep, check_batch
 from reslab.train.options import FitOptions, check_options
 from reslab.train.precision import check_amp

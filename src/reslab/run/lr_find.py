@@ -7,13 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from reslab.config import RunConfig, build
+from reslab.distributed import LOCAL, launched_ranks
 from reslab.errors import RequestError
 from reslab.records import RangeRecord, RangeStep, StepRecord, encode, write_atomic
 from reslab.report.lr_range import lr_range_chart
 from reslab.report.theme import save_png
 from reslab.run.assemble import assemble
 from reslab.run.recorder import Display
-from reslab.train.distributed import ALONE, launched_ranks
 from reslab.train.lr_range import Sweep, lr_range_test
 
 RECORD, CHART = "lr-range.json", "lr-range.png"
@@ -38,7 +38,7 @@ def find_lr(config: RunConfig, out: Path, *, sweep: Sweep, display: Display | No
         raise RequestError(f"--out {out} is a file. Name a folder.")
     display = display or Display()
     short = config.model_copy(update={"train": config.train.model_copy(update={"steps": sweep.steps or 100})})
-    parts = assemble(short, display, device=build.device(config.train.device), ranks=ALONE)
+    parts = assemble(short, display, device=build.device(config.train.device), ranks=LOCAL)
     sweep = sweep.for_epochs_of(len(parts.loaders[0]))
     name = f"{config.model.name} on {parts.data.source.name}"
     display.start(f"range test of {name}", total_steps=sweep.steps, first_step=0)

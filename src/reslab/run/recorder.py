@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from reslab.records import (
-    BlockGradientRecord,
     EpochRecord,
+    FlightRecord,
     ReadingRecord,
     RecordWriter,
     RunFolder,
     StepRecord,
     encode,
+    to_plain,
     write_atomic,
 )
-from reslab.records.flight import FlightRecord
 from reslab.train.checkpoint import load_newest_checkpoint, save_checkpoint
 from reslab.train.fit import Recorder
 
@@ -65,7 +64,7 @@ class RunRecorder(Recorder):
         self.folder, self.display, self.resume = folder, display, resume
         self.tracker = tracker or Recorder()
         self.steps, self.epochs = RecordWriter(folder.steps), RecordWriter(folder.epochs)
-        self.probes, self.readings = RecordWriter(folder.probes), RecordWriter(folder.readings)
+        self.readings = RecordWriter(folder.readings)
 
     def restore(self) -> dict[str, Any] | None:
         """The newest good checkpoint, if the run is to go on."""
@@ -90,18 +89,14 @@ class RunRecorder(Recorder):
         self.display.epoch(record)
         self.tracker.epoch(record)
 
-    def probe(self, records: Sequence[BlockGradientRecord | ReadingRecord]) -> None:
-        """Appends to probes.jsonl, and whole readings to readings.jsonl."""
-        for record in records:
-            if isinstance(record, ReadingRecord):
-                self.readings.write(record)
-            else:
-                self.probes.write(record)
+    def probe(self, records: Sequence[ReadingRecord]) -> None:
+        """Appends to readings.jsonl."""
+        self.readings.write(*records)
         self.tracker.probe(records)
 
     def flight(self, records: Sequence[FlightRecord]) -> None:
         """Writes flight.jsonl anew."""
-        write_atomic(self.folder.flight, "".join(encode(asdict(record)) + "\n" for record in records))
+        write_atomic(self.folder.flight, "".join(encode(to_plain(record)) + "\n" for record in records))
 
     def checkpoint(self, state: dict[str, Any], *, step: int) -> None:
         """Saves into checkpoints/."""
@@ -113,6 +108,6 @@ class RunRecorder(Recorder):
 
     def close(self) -> None:
         """Closes the files."""
-        for writer in (self.steps, self.epochs, self.probes, self.readings):
+        for writer in (self.steps, self.epochs, self.readings):
             writer.close()
         self.tracker.close()

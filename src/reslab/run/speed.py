@@ -14,8 +14,8 @@ from reslab.config import RunConfig, build
 from reslab.data.decoding import decoding
 from reslab.data.prepare import Data
 from reslab.data.splits import EncodedSplit
+from reslab.distributed import Ranks
 from reslab.tasks.classify import Classify
-from reslab.train.distributed import Ranks
 from reslab.train.trial import Speed, choose_speed
 
 DECODED_IN_TRIAL = 8  # photographs, after a first one that isn't timed

@@ -12,7 +12,6 @@ from reslab.errors import RequestError
 from reslab.probe.verdict.evidence import Evidence, NotChecked, flow_profile
 from reslab.probe.verdict.judge import judge
 from reslab.records import (
-    BlockGradientRecord,
     EpochRecord,
     LossRecord,
     ReadingRecord,
@@ -59,19 +58,17 @@ class TensorBoard(Recorder):
 
     def epoch(self, record: EpochRecord) -> None:
         """Losses, errors and pace, at the last step of the epoch."""
-        names = ("train_loss", "train_error", "val_loss", "val_error", "val_error_plain", "images_per_s")
-        self._write("epoch", {name: getattr(record, name) for name in names}, record.step - 1)
+        self._write("epoch", {**record.scores, "items_per_s": record.items_per_s}, record.step - 1)
 
-    def probe(self, records: Sequence[BlockGradientRecord | ReadingRecord]) -> None:
+    def probe(self, records: Sequence[ReadingRecord]) -> None:
         """What a reading comes to, and the verdict over all so far."""
         for record in records:
-            if isinstance(record, ReadingRecord):
-                self._open(record.step)
-                self.readings.append(record)
-                self._write("flow", flow_of(record), record.step)
-                verdict = judge(Evidence(tuple(self.readings), tuple(self.losses)))
-                assert self.writer is not None, "it was opened above"
-                self.writer.add_text("verdict", in_words(verdict), record.step)
+            self._open(record.step)
+            self.readings.append(record)
+            self._write("flow", flow_of(record), record.step)
+            verdict = judge(Evidence(tuple(self.readings), tuple(self.losses)))
+            assert self.writer is not None, "it was opened above"
+            self.writer.add_text("verdict", in_words(verdict), record.step)
 
     def close(self) -> None:
         """Writes what is left."""

@@ -9,19 +9,17 @@ from pathlib import Path
 from reslab.config import ModelConfig, RunConfig, build, load_config
 from reslab.config.changes import as_before, differences
 from reslab.data.prepare import Data, Place, check_classes
+from reslab.distributed import launched_ranks, local_device, process_group
 from reslab.errors import RequestError
-from reslab.models.resnet import ResNet
 from reslab.models.weights import save_weights
-from reslab.probe.gradients import BlockGradients, readings
 from reslab.probe.training import step_readings
-from reslab.records import Errors, RunFolder, RunRecord, encode, write_atomic
+from reslab.records import Evaluation, RunFolder, RunRecord, encode, write_atomic
 from reslab.report.page import write_page
 from reslab.run.assemble import Parts, assemble
 from reslab.run.describe import lead_of, start_record
 from reslab.run.measure import evaluate_split
 from reslab.run.recorder import Display, Follower, RunRecorder
 from reslab.run.track import TensorBoard, check_track
-from reslab.train.distributed import joined, launched_ranks, local_device
 from reslab.train.failure import NonFiniteError
 from reslab.train.fit import FitResult, Probe, fit
 from reslab.train.precise_norm import reestimate_norms
@@ -62,7 +60,7 @@ def train(
     check_track(config.train.track)
     ranks, device = launched_ranks(), local_device(build.device(config.train.device))
     display, folder = (display or Display()) if ranks.is_first else Display(), RunFolder(out)
-    with joined(ranks, device):
+    with process_group(ranks, device):
         resuming = check_out(folder, config, resume=resume, overwrite=overwrite)
         before = folder.read_run() if resuming else None
         if before is not None:
@@ -209,7 +207,7 @@ def clear_folder(folder: RunFolder) -> None:
 
 
 def make_probes(parts: Parts, *, display: Display) -> list[Probe]:
-    """The gradient at each block, about twenty times in the run, and whole readings at eight steps, where they can be.
+    """Whole readings at eight steps, where they can be.
 
     Of several processes none reads: each sees a part of the batch only.
     """
@@ -217,13 +215,9 @@ def make_probes(parts: Parts, *, display: Display) -> list[Probe]:
     if not parts.config.train.probe or not parts.options.ranks.is_first:
         return []
     if parts.options.ranks.world > 1:
-        display.note("readings, gradient per block: not recorded, because each process sees a part of the batch only")
+        display.note("readings: not recorded, because each process sees a part of the batch only")
         return []
     probes: list[Probe] = []
-    if isinstance(model, ResNet):
-        probes.append(BlockGradients([name for name, _ in model.blocks()], when=readings(total_steps)))
-    else:
-        display.note("gradient per block: not recorded, because this network doesn't say what its blocks are")
     try:
         probes.append(step_readings(model, parts.optimizer, total_steps=total_steps))
     except RequestError as error:
@@ -270,7 +264,7 @@ def settle_norms(parts: Parts, result: FitResult) -> None:
             weights.update(copy_weights(parts.model))
 
 
-def measure(parts: Parts, weights: Weights, *, epoch: int) -> Errors:
+def measure(parts: Parts, weights: Weights, *, epoch: int) -> Evaluation:
     """Loss and error of one set of weights on every split, in eval mode and without augmentation."""
     parts.model.load_state_dict(weights)
     ranks = parts.options.ranks
@@ -280,7 +274,7 @@ def measure(parts: Parts, weights: Weights, *, epoch: int) -> Errors:
         if split is not None:
             found = evaluate_split(parts.model, parts.task, parts.data, split, config=parts.config, place=place)
             numbers[f"{name}_loss"], numbers[f"{name}_error"] = found["loss"], found["error"]
-    return Errors(epoch=epoch, **numbers)
+    return Evaluation(epoch, numbers)
 
 
 def write_weights(folder: RunFolder, model: ModelConfig, data: Data, result: FitResult) -> None:

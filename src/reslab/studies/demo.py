@@ -96,8 +96,8 @@ def read_row(folder: RunFolder, name: str, *, fresh: bool) -> Row:
         kind,
         num_parameters=record.model["num_parameters"],
         epochs=len(epochs),
-        train_error=None if last is None else last.train_error,
-        test_error=None if last is None else last.test_error,
+        train_error=None if last is None else last.scores["train_error"],
+        test_error=None if last is None else last.scores["test_error"],
         duration_s=None if last is None else record.duration_s,
     )
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from reslab.config import RunConfig, load_config, override
 from reslab.config.changes import differences
-from reslab.records import BlockGradientRecord, DepthRecord, MeasureRecord, RunFolder, first_and_last, write_atomic
+from reslab.records import DepthRecord, MeasureRecord, ReadingRecord, RunFolder, first_and_last, write_atomic
 from reslab.studies.job import Status
 
 PARAMETERS = MeasureRecord("num_parameters", "parameters", "count")
@@ -124,17 +124,17 @@ class Training:
         assert errors is not None, out
         found = {
             "num_parameters": record.model["num_parameters"],
-            "train_error": errors.train_error,
+            "train_error": errors.scores["train_error"],
             "duration_s": record.duration_s,
         }
-        if errors.test_error is not None:
+        if "test_error" in errors.scores:
             found |= {
-                "test_error": errors.test_error,
-                "test_accuracy": 1 - errors.test_error,
-                "gap": errors.test_error - errors.train_error,
+                "test_error": errors.scores["test_error"],
+                "test_accuracy": 1 - errors.scores["test_error"],
+                "gap": errors.scores["test_error"] - errors.scores["train_error"],
             }
         if "depth" in self.looks:
-            found |= growths(folder.read_probes())
+            found |= growths(folder.read_readings())
             for when, depth in folder.read_depth().items():
                 found |= depth_values(when, depth)
         if "costs" in self.looks:
@@ -167,7 +167,7 @@ def record_verdict(folder: RunFolder) -> None:
         write_atomic(folder.verdict, f"Verdict: {findings[0].id} ({findings[0].where}). {findings[0].sentence}")
 
 
-def growths(probes: Sequence[BlockGradientRecord]) -> dict[str, float]:
+def growths(probes: Sequence[ReadingRecord]) -> dict[str, float]:
     """Gradient at the first block over that at the last one, in the first step and the last one that was read."""
     if not probes:
         return {}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from reslab.train.distributed import without_sync
+from reslab.distributed import without_sync
 from reslab.train.evaluate import Task, autocast
 from reslab.train.options import FitOptions
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from reslab.records import BlockGradientRecord, EpochRecord, ReadingRecord, StepRecord
-from reslab.records.flight import FlightRecord
+from reslab.records import EpochRecord, FlightRecord, ReadingRecord, StepRecord
 from reslab.train.backward import backward
 from reslab.train.compiled import compiled
 from reslab.train.evaluate import Batches, Task, autocast, evaluate, to_device
@@ -41,7 +40,7 @@ class Probe(Protocol):
     def due(self, step: int) -> bool:
         """Whether it reads this step, which then runs uncompiled."""
 
-    def read(self, step: int, *, grad_scale: float = 1.0) -> Sequence[BlockGradientRecord | ReadingRecord]:
+    def read(self, step: int, *, grad_scale: float = 1.0) -> Sequence[ReadingRecord]:
         """What it saw in this step, which has just been taken; its gradients are still there, unscaled and clipped."""
 
 
@@ -58,7 +57,7 @@ class Recorder:
     def epoch(self, record: EpochRecord) -> None:
         """After each epoch."""
 
-    def probe(self, records: Sequence[BlockGradientRecord | ReadingRecord]) -> None:
+    def probe(self, records: Sequence[ReadingRecord]) -> None:
         """After each reading of a probe."""
 
     def flight(self, records: Sequence[FlightRecord]) -> None:
@@ -340,14 +339,15 @@ def epoch_record(progress: Progress, found: Validation, *, lr: float) -> EpochRe
         epoch=progress.epoch,
         step=progress.step,
         lr=lr,
-        train_loss=progress.loss_sum / progress.seen,
-        train_error=progress.wrong / progress.seen,
-        val_loss=None if measured is None else measured["loss"],
-        val_error=None if measured is None else measured["error"],
-        val_error_plain=None if plain is None else plain["error"],
-        images_per_s=progress.seen / progress.train_s,
+        items_per_s=progress.seen / progress.train_s,
         data_wait_frac=progress.wait_s / progress.train_s,
         duration_s=progress.train_s + found.seconds,
+        scores={
+            "train_loss": progress.loss_sum / progress.seen,
+            "train_error": progress.wrong / progress.seen,
+            **({} if measured is None else {"val_loss": measured["loss"], "val_error": measured["error"]}),
+            **({} if plain is None else {"val_error_plain": plain["error"]}),
+        },
     )
 
 

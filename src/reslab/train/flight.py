@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from reslab.records import StepRecord
-from reslab.records.flight import FlightRecord
+from reslab.records import FlightRecord, StepRecord
 from reslab.train.onset import onset
 
 LENGTH = 100

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from reslab.train.distributed import Ranks
+from reslab.distributed import Ranks
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from reslab.train.distributed import Ranks
+from reslab.distributed import Ranks
 
 Batch = TypeVar("Batch")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 
-from reslab.records.flight import FlightRecord
+from reslab.records import FlightRecord
 
 FEW = 6
 """Steps below which nothing is usual, so that nothing can be said to have left it."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from reslab.distributed import LOCAL, Ranks
 from reslab.errors import RequestError
-from reslab.train.distributed import ALONE, Ranks
 from reslab.train.evaluate import AmpKind
 from reslab.train.rates import Hold
 
@@ -46,7 +46,7 @@ class FitOptions:
     ema_decay: float | None = None
     patience: int | None = None
     hold: Hold | None = None
-    ranks: Ranks = ALONE
+    ranks: Ranks = LOCAL
     read_every: int | None = None
 
 

@@ -12,8 +12,7 @@ from typing import Any
 
 from reslab.errors import RequestError
 from reslab.records import DepthRecord, ReadingRecord, VerdictRecord
-from reslab.records.nested import from_plain
-from reslab.records.strict_json import NON_FINITE
+from reslab.records.files import NON_FINITE, from_plain
 from reslab.report.diagnosis.case import Case
 from reslab.report.embedding import packed_rows, script_json
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,15 +22,17 @@ from reslab.errors import RequestError
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run.
+    """This process among those of the run, and where it computes.
 
     Args:
         rank: counts from 0.
         world: how many there are.
+        device: of this process.
     """
 
     rank: int = 0
     world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def is_first(self) -> bool:
@@ -66,7 +68,7 @@ class Ranks:
             dist.barrier()
 
 
-ALONE = Ranks()
+LOCAL = Ranks()
 
 
 def without_sync(forward: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
@@ -109,7 +111,7 @@ def local_device(device: torch.device) -> torch.device:
 
 
 @contextmanager
-def joined(ranks: Ranks, device: torch.device) -> Iterator[Ranks]:
+def process_group(ranks: Ranks, device: torch.device) -> Iterator[Ranks]:
     """Connects the processes for as long as the context is open: nccl between GPUs, gloo otherwise."""
     if ranks.world == 1:
         yield ranks

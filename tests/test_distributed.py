@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from reslab.distributed import LOCAL, Ranks, launched_ranks, local_device
 from reslab.errors import RequestError
 from reslab.layers.synced_norm import SyncedBatchNorm, sync_norms
 from reslab.models.catalog import create_model
-from reslab.train.distributed import ALONE, Ranks, launched_ranks, local_device
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
 
@@ -34,7 +34,7 @@ def alone():
     sys.path.insert(0, str(SCRIPT.parent))
     from two_processes import results
 
-    return results(ALONE)
+    return results(LOCAL)
 
 
 @pytest.mark.slow
@@ -85,8 +85,8 @@ def test_torchrun_writes_one_run(tmp_path):
 def test_a_process_alone_is_the_first_of_one(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     assert launched_ranks() == Ranks(0, 1)
-    assert ALONE.any(True, torch.device("cpu"))
-    assert ALONE.sum(torch.tensor(3.0)) == 3
+    assert LOCAL.any(True, torch.device("cpu"))
+    assert LOCAL.sum(torch.tensor(3.0)) == 3
 
 
 @pytest.mark.parametrize(("rank", "world", "sentence"), [("x", "2", "should hold numbers"), ("2", "2", "is not below")])

@@ -10,10 +10,10 @@ from reslab.data.augment.options import Augmentation
 from reslab.data.augment.pipeline import BatchAugment
 from reslab.data.loader import MemoryLoader, Order
 from reslab.data.splits import ArraySplit
+from reslab.distributed import launched_ranks, process_group
 from reslab.layers.synced_norm import sync_norms
 from reslab.models.catalog import create_model
 from reslab.tasks.classify import Classify
-from reslab.train.distributed import joined, launched_ranks
 from reslab.train.evaluate import evaluate
 from reslab.train.fit import Recorder, fit
 from reslab.train.optim import sgd
@@ -101,5 +101,5 @@ def results(ranks):
 
 
 if __name__ == "__main__":
-    with joined(launched_ranks(), torch.device("cpu")) as here:
+    with process_group(launched_ranks(), torch.device("cpu")) as here:
         torch.save(results(here), Path(sys.argv[1]) / f"{here.rank}.pt")
