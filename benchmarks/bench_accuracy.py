@@ -28,12 +28,12 @@ from typing import Any
 from measure import RESULTS, parse_flags, ratios, report, summary
 from peers.common import Clock, Watch
 from reslab.cli.config_flags import read_flags
-from reslab.config import build
+
 from reslab.distributed import LOCAL
 from reslab.records import RunFolder, RunRecord, encode
 from reslab.run.assemble import assemble
 from reslab.run.recorder import Display
-from reslab.train.fit import fit
+from reslab.training.loop import fit
 
 FAST = ("--recipe", "fast-cifar", "--val-split", "0")
 PLAIN = ("--amp", "none", "--channels-last", "off", "--compile", "off")

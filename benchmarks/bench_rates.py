@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from measure import interleave, parse_flags, ratios, report, summary
 from reslab import create_model
 from reslab.models.count import count_operations
-from reslab.train.evaluate import AmpKind
-from reslab.train.trial import Trial, Way
+from reslab.training.evaluation import AmpKind
+from reslab.training.trial import Trial, Way
 
 SIZE = 2048  # of the matrices
 BATCH = 128

@@ -37,11 +37,11 @@ from reslab.data.prepare import Data, prepare
 from reslab.data.sources import find_source
 from reslab.errors import RequestError
 from reslab.tasks.classify import Classify
-from reslab.train.fit import fit
-from reslab.train.optim import sgd
-from reslab.train.options import FitOptions
-from reslab.train.schedule import constant
-from reslab.train.trial import Wishes, choose_speed
+from reslab.training.loop import fit
+from reslab.training.optim import sgd
+from reslab.training.options import FitOptions
+from reslab.training.schedule import constant
+from reslab.training.trial import Wishes, choose_speed
 
 NETWORKS = ("resnet20", "resnet56")
 STEPS = {"resnet20": 60, "resnet56": 30}  # counted steps of a measurement

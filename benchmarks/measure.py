@@ -62,7 +62,7 @@ def report(
     """
     import torch
 
-    from reslab.run.describe import machine_of
+    from reslab.run.record import machine_of
 
     keys = list(rows[0])
     widths = {key: max(len(key), *(len(show(row[key])) for row in rows)) for key in keys}

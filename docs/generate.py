@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import torch
 
-from reslab.config import FLAGS, leaves, list_recipes, load_recipe
+from reslab.run.config import FLAGS, list_recipes, load_recipe, option_paths
 from reslab.data.sources import SOURCES
 from reslab.layers.connections import CONNECTIONS
 from reslab.models.architecture import CHOICES, Architecture

@@ -18,11 +18,11 @@ from torch import Tensor
 import reslab
 from reslab.records import EpochRecord, as_percent
 from reslab.tasks.classify import Classify
-from reslab.train.evaluate import evaluate
-from reslab.train.fit import Recorder, fit
-from reslab.train.optim import sgd
-from reslab.train.options import FitOptions
-from reslab.train.schedule import cosine, warm_up
+from reslab.training.evaluation import evaluate
+from reslab.training.loop import Recorder, fit
+from reslab.training.optim import sgd
+from reslab.training.options import FitOptions
+from reslab.training.schedule import cosine, warm_up
 
 
 class TensorBatches:

@@ -19,7 +19,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from reslab.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from reslab.data.options import DataOptions
+from reslab.run.config import ModelOptions, RunConfig
+from reslab.training.options import OptimOptions, TrainOptions
 from reslab.records import EpochRecord, as_percent
 from reslab.run.recorder import Display
 from reslab.run.train import train
@@ -73,10 +75,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="2 epochs instead of 20")
     epochs = 2 if parser.parse_args().quick else 20
     config = RunConfig(
-        model=ModelConfig(name="own_network:build"),  # by name, so that the run can be opened again
-        data=DataConfig(name="digits", batch_size=64),
-        optim=OptimConfig(lr=0.1, clip_grad_norm=1.0),
-        train=TrainConfig(epochs=epochs, device="cpu"),
+        model=ModelOptions(name="own_network:build"),  # by name, so that the run can be opened again
+        data=DataOptions(name="digits", batch_size=64),
+        optim=OptimOptions(lr=0.1, clip_grad_norm=1.0),
+        train=TrainOptions(epochs=epochs, device="cpu"),
     )
     with tempfile.TemporaryDirectory() as folder:  # yours would be such as runs/mine
         outcome = train(config, Path(folder) / "mine", display=PrintEpochs())

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import reslab
-from reslab.config import FLAGS, leaves
 from reslab.models.catalog import create_model, list_models
 from reslab.probe.diagnose import diagnose
 from reslab.probe.watch import watch
+from reslab.run.config import FLAGS
 from reslab.weights.load import load_weights
 
 ROOT = Path(__file__).parent.parent

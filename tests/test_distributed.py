@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from reslab.distributed import LOCAL, Ranks, launched_ranks, local_device
+from reslab.distributed import LOCAL, Ranks, launched_ranks
 from reslab.errors import RequestError
 from reslab.layers.synced_norm import SyncedBatchNorm, sync_norms
 from reslab.models.catalog import create_model
@@ -22,7 +22,10 @@ def both(tmp_path_factory):
     """What each of two processes found."""
     out = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")]),
+    }
     done = subprocess.run([*command, SCRIPT, out], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
@@ -31,8 +34,7 @@ def both(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone():
     """What one process finds."""
-    sys.path.insert(0, str(SCRIPT.parent))
-    from two_processes import results
+    from tests.two_processes import results
 
     return results(LOCAL)
 
@@ -85,7 +87,7 @@ def test_torchrun_writes_one_run(tmp_path):
 def test_a_process_alone_is_the_first_of_one(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     assert launched_ranks() == Ranks(0, 1)
-    assert LOCAL.any(True, torch.device("cpu"))
+    assert LOCAL.any(True)
     assert LOCAL.sum(torch.tensor(3.0)) == 3
 
 
@@ -98,10 +100,11 @@ def test_an_impossible_environment_is_refused(monkeypatch, rank, world, sentence
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "999")
-    assert local_device(torch.device("cpu")) == torch.device("cpu")
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "999")):
+        monkeypatch.setenv(name, value)
+    assert launched_ranks().device == torch.device("cpu")
     with pytest.raises(RequestError, match="started a process for GPU 999"):
-        local_device(torch.device("cuda"))
+        launched_ranks(torch.device("cuda"))
 
 
 def test_syncing_changes_classes_and_nothing_else():

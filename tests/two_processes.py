@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
-from bright_data import make_loader
+from tests.training.bright_data import make_loader
 
 from reslab.data.augment.options import Augmentation
 from reslab.data.augment.pipeline import BatchAugment
@@ -14,11 +14,12 @@ from reslab.distributed import launched_ranks, process_group
 from reslab.layers.synced_norm import sync_norms
 from reslab.models.catalog import create_model
 from reslab.tasks.classify import Classify
-from reslab.train.evaluate import evaluate
-from reslab.train.fit import Recorder, fit
-from reslab.train.optim import sgd
-from reslab.train.options import FitOptions
-from reslab.train.schedule import constant
+from reslab.training.evaluation import evaluate
+from reslab.training.execution import ExecutionMode
+from reslab.training.loop import Recorder, fit
+from reslab.training.optim import sgd
+from reslab.training.options import TrainOptions
+from reslab.training.schedule import constant
 
 
 class Steps(Recorder):
@@ -47,7 +48,8 @@ def train(ranks, *, steps, synced=True, **options):
         (Doubles(loader), None),
         optimizer=sgd(model, momentum=0.0, weight_decay=0.0),
         schedule=constant(0.1),
-        options=FitOptions(steps=steps, ranks=ranks, **options),
+        options=TrainOptions(steps=steps, **options),
+        mode=ExecutionMode(ranks=ranks),
         recorder=recorder,
     )
     return model, recorder.steps
@@ -101,5 +103,5 @@ def results(ranks):
 
 
 if __name__ == "__main__":
-    with process_group(launched_ranks(), torch.device("cpu")) as here:
+    with process_group(launched_ranks()) as here:
         torch.save(results(here), Path(sys.argv[1]) / f"{here.rank}.pt")

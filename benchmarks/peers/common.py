@@ -20,7 +20,7 @@ from reslab.data.sources import Source
 from reslab.data.splits import ArraySplit
 from reslab.data.transforms import Preprocess
 from reslab.records import StepRecord
-from reslab.train.fit import Recorder
+from reslab.training.loop import Recorder
 
 BATCH = 128
 WARMUP = 8  # steps: longer than what two workers have read ahead, so that a loader that is too slow shows

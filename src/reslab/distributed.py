@@ -40,7 +40,7 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Added up over all processes."""
+        """Add values up over all processes."""
         if self.world == 1:
             return values
         total = values.clone()
@@ -48,27 +48,35 @@ class Ranks:
         return total
 
     def mean(self, values: Tensor) -> Tensor:
-        """Averaged over all processes."""
+        """Average values over all processes."""
         return self.sum(values) / self.world if self.world > 1 else values
 
-    def any(self, flag: bool, device: torch.device) -> bool:
+    def any(self, flag: bool) -> bool:
         """Whether the flag is up in any process."""
-        return bool(self.sum(torch.tensor(float(flag), device=device))) if self.world > 1 else flag
+        return bool(self.sum(torch.tensor(float(flag), device=self.device))) if self.world > 1 else flag
 
-    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """The model, in DDP if there are several processes."""
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Put the model into DDP if there are several processes."""
         if self.world == 1:
             return model
-        devices = [device] if device.type == "cuda" else None
+        devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
+    def broadcast(self, value: Any) -> Any:
+        """Give every process the first one's value."""
+        found = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(found, src=0)
+        return found[0]
+
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if self.world > 1:
             dist.barrier()
 
 
 LOCAL = Ranks()
+"""One process, on the CPU."""
 
 
 def without_sync(forward: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
@@ -78,27 +86,31 @@ def without_sync(forward: nn.Module, *, last: bool) -> AbstractContextManager[An
     return forward.no_sync()
 
 
-def launched_ranks() -> Ranks:
-    """What ``torchrun`` says in the environment; one process alone without it.
+def launched_ranks(device: torch.device | None = None) -> Ranks:
+    """Read from the environment what ``torchrun`` started; one process alone without it.
+
+    Args:
+        device: of the run; several processes on ``cuda`` get one GPU each. By default the CPU.
 
     Raises:
         RequestError: if the environment names ranks that can't be.
     """
     texts = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")}
+    device = device or torch.device("cpu")
     if not all(texts.values()):
-        return Ranks()
+        return Ranks(device=device)
     if not all(text.isdigit() for text in texts.values()):
         raise RequestError(
             f"torchrun's environment should hold numbers, got {texts}. Start it as `torchrun -m reslab`."
         )
-    ranks = Ranks(int(texts["RANK"]), int(texts["WORLD_SIZE"]))
+    ranks = Ranks(int(texts["RANK"]), int(texts["WORLD_SIZE"]), _local_device(device))
     if ranks.rank >= ranks.world:
         raise RequestError(f"RANK {ranks.rank} is not below WORLD_SIZE {ranks.world}; unset both or use torchrun.")
     return ranks
 
 
-def local_device(device: torch.device) -> torch.device:
-    """This process's own GPU, where the run is on GPUs and started by torchrun."""
+def _local_device(device: torch.device) -> torch.device:
+    """This process's own GPU, where the run is on GPUs."""
     if str(device) != "cuda":
         return device
     index = int(os.environ.get("LOCAL_RANK", 0))
@@ -111,14 +123,14 @@ def local_device(device: torch.device) -> torch.device:
 
 
 @contextmanager
-def process_group(ranks: Ranks, device: torch.device) -> Iterator[Ranks]:
-    """Connects the processes for as long as the context is open: nccl between GPUs, gloo otherwise."""
+def process_group(ranks: Ranks) -> Iterator[Ranks]:
+    """Connect the processes for as long as the context is open: nccl between GPUs, gloo otherwise."""
     if ranks.world == 1:
         yield ranks
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if ranks.device.type == "cuda":
+        torch.cuda.set_device(ranks.device)
+    dist.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo")
     try:
         yield ranks
     finally:

@@ -6,7 +6,9 @@ documentation are made from them: a field's type says what is allowed, the class
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
@@ -133,6 +135,24 @@ def argument_help(docstring: str) -> dict[str, str]:
     entries = re.findall(r"^ *(\w+): (.*?)(?=^ *\w+: |\Z)", block[2], re.S | re.M)
     texts = {name: " ".join(text.split()) for name, text in entries}
     return {name: text[:1].upper() + text[1:] for name, text in texts.items()}
+
+
+def import_object(spec: str, *, what: str) -> Callable[..., Any]:
+    """Import ``my_pkg.nets:build``, a function or class of the user's own; the working folder is searched too.
+
+    Raises:
+        RequestError: if it can't be imported, or can't be called.
+    """
+    module_name, _, attribute = spec.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RequestError(f"Can't import the {what} {spec!r}: {error}. Expected package.module:name.") from None
+    if not callable(found):
+        raise RequestError(f"{spec} is a {type(found).__name__}, not a function or class that makes a {what}.")
+    return found  # type: ignore[no-any-return]
 
 
 # ---- errors

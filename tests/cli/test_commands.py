@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from reslab.cli.config_flags import flags_type, spell_out
 from sklearn.datasets import load_digits
 
-from reslab.cli.config_flags import flags_type, spell_out
 from reslab.cli.main import COMMANDS
 from reslab.cli.train import OWN
-from reslab.config import RunConfig, load_config
 from reslab.records import RunFolder
+from reslab.run.config import RunConfig, load_config
 
 TINY = ["train", "--model", "resnet8", "--data", "digits", "--steps", "2", "--threads", "1", "--device", "cpu"]
 

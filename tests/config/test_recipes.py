@@ -4,10 +4,9 @@ import tomllib
 
 import pytest
 
-from reslab.config import RunConfig, build, list_recipes, load_config, load_recipe
-from reslab.config.files import RECIPES
 from reslab.errors import RequestError
-from reslab.train.optim import sgd
+from reslab.run.config import RECIPES, RunConfig, list_recipes, load_config, load_recipe
+from reslab.training.optim import sgd
 
 
 @pytest.mark.parametrize("name", list_recipes())

@@ -20,7 +20,7 @@ from reslab.models.block import ORDERS, Block
 from reslab.models.catalog import create_model
 from reslab.models.families import cifar
 from reslab.models.resnet import ResNet
-from reslab.train.optim import parameter_groups
+from reslab.training.optim import parameter_groups
 
 SMALL = replace(cifar(14), num_classes=5)
 """Three stages of two blocks."""

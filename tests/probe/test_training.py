@@ -20,9 +20,9 @@ from reslab.probe.verdict.evidence import Evidence
 from reslab.probe.verdict.judge import judge
 from reslab.probe.watch import watch
 from reslab.tasks.classify import Classify
-from reslab.train.fit import Recorder, fit
-from reslab.train.options import FitOptions
-from reslab.train.schedule import constant
+from reslab.training.loop import Recorder, fit
+from reslab.training.options import FitOptions
+from reslab.training.schedule import constant
 
 LR, STEPS = 0.05, 6
 

@@ -2,16 +2,18 @@
 
 from typing import Any
 
-from reslab.config import DataConfig, ModelConfig, OptimConfig, RunConfig, ScheduleConfig, TrainConfig
+from reslab.data.options import DataOptions
+from reslab.run.config import ModelOptions, RunConfig
+from reslab.training.options import OptimOptions, ScheduleOptions, TrainOptions
 
 
 def small_run(**changes: Any) -> RunConfig:
     """Two epochs of resnet8 on the digits, with sections of the config replaced."""
     base = {
-        "model": ModelConfig(name="resnet8"),
-        "data": DataConfig(name="digits", batch_size=128, workers=0),
-        "optim": OptimConfig(lr=0.05),
-        "schedule": ScheduleConfig(kind="cosine"),
-        "train": TrainConfig(epochs=2, device="cpu", threads=1),
+        "model": ModelOptions(name="resnet8"),
+        "data": DataOptions(name="digits", batch_size=128, workers=0),
+        "optim": OptimOptions(lr=0.05),
+        "schedule": ScheduleOptions(kind="cosine"),
+        "train": TrainOptions(epochs=2, device="cpu", threads=1),
     }
     return RunConfig(**(base | changes))

@@ -4,18 +4,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from reslab.run.batch_find import find_batch
+from reslab.run.lr_find import CHART, RECORD, find_lr
 
-from reslab.config import DataConfig, ModelConfig, RunConfig, TrainConfig, build, load_recipe
+from reslab.data.options import DataOptions
 from reslab.data.splits import EncodedSplit
 from reslab.distributed import LOCAL
 from reslab.errors import RequestError
 from reslab.run import speed
 from reslab.run.assemble import assemble, check_recipe
-from reslab.run.batch_find import find_batch
-from reslab.run.lr_find import CHART, RECORD, find_lr
+from reslab.run.config import ModelOptions, RunConfig, load_recipe
 from reslab.run.recorder import Display
-from reslab.train import memory
-from reslab.train.lr_range import Sweep
+from reslab.training import memory
+from reslab.training.lr_range import Sweep
+from reslab.training.options import TrainOptions
 
 CPU = torch.device("cpu")
 
@@ -35,9 +37,9 @@ class Notes(Display):
 
 def config(*, data=None, **train):
     return RunConfig(
-        model=ModelConfig(name="resnet8"),
-        data=data or DataConfig(name="digits", workers=0),
-        train=TrainConfig(**{"epochs": 1, "device": "cpu", "threads": 1} | train),
+        model=ModelOptions(name="resnet8"),
+        data=data or DataOptions(name="digits", workers=0),
+        train=TrainOptions(**{"epochs": 1, "device": "cpu", "threads": 1} | train),
     )
 
 
@@ -54,7 +56,7 @@ def photographs(tmp_path_factory):
 
 
 def of_photographs(root, **changes):
-    return DataConfig(name=str(root), **{"image_size": 72, "batch_size": 4, "val_split": 0.25, "workers": 0} | changes)
+    return DataOptions(name=str(root), **{"image_size": 72, "batch_size": 4, "val_split": 0.25, "workers": 0} | changes)
 
 
 def test_a_recipe_for_another_size_is_refused(photographs):
@@ -64,14 +66,14 @@ def test_a_recipe_for_another_size_is_refused(photographs):
 
 def test_a_batch_that_does_not_fit_is_refused_before_anything_else(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 2**26)
-    large = DataConfig(name="digits", batch_size=1294, workers=0)
+    large = DataOptions(name="digits", batch_size=1294, workers=0)
     with pytest.raises(RequestError, match=r"The largest batch that fits is \d+"):
         assemble(config(data=large), Display(), device=CPU, ranks=LOCAL)
 
 
 def test_or_halved_and_said_so(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 2**26 + 2**25)
-    large, display = DataConfig(name="digits", batch_size=1294, workers=0, fit_batch=True), Notes()
+    large, display = DataOptions(name="digits", batch_size=1294, workers=0, fit_batch=True), Notes()
     parts = assemble(config(data=large), display, device=CPU, ranks=LOCAL)
     halved = parts.config.data.batch_size
     assert halved in (647, 323, 161, 80)

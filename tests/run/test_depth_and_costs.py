@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import pytest
 import torch
+from reslab.run.costs import kept_mib, record_costs, step_ratio
+from reslab.run.depth import record_depth
+from reslab.training.trial import Way
 from small_run import small_run
 from torch import nn
 
-from reslab.config import ModelConfig, TrainConfig
 from reslab.errors import RequestError
 from reslab.models.weights import load_own_weights
 from reslab.probe.shattering import shattering
 from reslab.records import RunFolder
 from reslab.run.assemble import build_subject
-from reslab.run.costs import kept_mib, record_costs, step_ratio
-from reslab.run.depth import record_depth
+from reslab.run.config import ModelOptions
 from reslab.run.diagnose import first_batch
 from reslab.run.recorder import Display
 from reslab.run.train import train
-from reslab.train.trial import Way
+from reslab.training.options import TrainOptions
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("name", "has_paths"), [("resnet8", True), ("plain8", False)])
 def test_the_depth_is_that_of_the_first_and_of_the_last_weights(tmp_path, name, has_paths):
-    config = small_run(model=ModelConfig(name=name))
+    config = small_run(model=ModelOptions(name=name))
     folder = train(config, tmp_path / "run").folder
     found = record_depth(folder)
     assert folder.read_depth() == found
@@ -52,7 +53,7 @@ def test_damaged_files_are_named(tmp_path):
 def test_bf16_keeps_less_and_its_ratio_is_measured(tmp_path):
     costs = {}
     for amp in ("none", "bf16"):
-        folder = train(small_run(train=TrainConfig(epochs=1, device="cpu", threads=1, amp=amp)), tmp_path / amp).folder
+        folder = train(small_run(train=TrainOptions(epochs=1, device="cpu", threads=1, amp=amp)), tmp_path / amp).folder
         costs[amp] = record_costs(folder)
         assert folder.read_costs() == costs[amp]
     assert 0.4 < costs["bf16"]["kept_mib"] / costs["none"]["kept_mib"] < 0.8

@@ -7,13 +7,14 @@ import pytest
 from tests.run.small_run import small_run
 
 from reslab.cli.main import main
-from reslab.config import ModelConfig, OptimConfig, TrainConfig
 from reslab.errors import RequestError
 from reslab.records import RunFolder
+from reslab.run.config import ModelOptions
 from reslab.run.diagnose import diagnose_run
 from reslab.run.recorder import Display
 from reslab.run.train import train
-from reslab.train.failure import NonFiniteError
+from reslab.training.failure import NonFiniteError
+from reslab.training.options import OptimOptions, TrainOptions
 
 
 class Notes(Display):
@@ -41,7 +42,7 @@ def test_eight_steps_are_read_from_the_first_to_the_last(done):
 
 
 def test_readings_change_nothing_in_the_run(done, tmp_path):
-    quiet = TrainConfig(epochs=2, device="cpu", threads=1, probe=False)
+    quiet = TrainOptions(epochs=2, device="cpu", threads=1, probe=False)
     without = train(small_run(train=quiet), tmp_path / "r").folder
     assert without.last_weights.read_bytes() == done.folder.last_weights.read_bytes()
     assert without.read_steps() == done.folder.read_steps()
@@ -58,13 +59,13 @@ def test_the_diagnosis_of_a_run_is_over_all_of_its_training(done):
 
 
 def test_clipping_at_every_step_is_found(tmp_path):
-    folder = train(small_run(optim=OptimConfig(lr=0.05, clip_grad_norm=0.05)), tmp_path / "r").folder
+    folder = train(small_run(optim=OptimOptions(lr=0.05, clip_grad_norm=0.05)), tmp_path / "r").folder
     found = {finding.id: finding for finding in diagnose_run(folder).findings}
     assert found["CLIP_ALWAYS"].number == 1.0
 
 
 def test_a_run_without_readings_is_diagnosed_as_it_is_now(done, tmp_path):
-    quiet = TrainConfig(steps=2, device="cpu", threads=1, probe=False)
+    quiet = TrainOptions(steps=2, device="cpu", threads=1, probe=False)
     folder = train(small_run(train=quiet), tmp_path / "r").folder
     diagnosis = diagnose_run(folder)
     assert [reading.step for reading in diagnosis.readings] == [2]
@@ -78,8 +79,8 @@ def test_a_network_of_ones_own_is_read_too(tmp_path, monkeypatch):
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_channels, num_classes))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    short = TrainConfig(steps=3, device="cpu", threads=1)
-    folder = train(small_run(model=ModelConfig(name="ownnets:linear"), train=short), tmp_path / "r").folder
+    short = TrainOptions(steps=3, device="cpu", threads=1)
+    folder = train(small_run(model=ModelOptions(name="ownnets:linear"), train=short), tmp_path / "r").folder
     assert [reading.step for reading in folder.read_readings()] == [0, 1, 2]
 
 
@@ -87,7 +88,7 @@ def test_a_network_of_ones_own_is_read_too(tmp_path, monkeypatch):
 def failed(tmp_path_factory):
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "failed")
     notes = Notes()
-    wild = small_run(optim=OptimConfig(lr=300.0), model=ModelConfig(name="resnet8", norm="none"))
+    wild = small_run(optim=OptimOptions(lr=300.0), model=ModelOptions(name="resnet8", norm="none"))
     with pytest.raises(NonFiniteError) as caught:
         train(wild, folder.root, display=notes)
     return folder, caught.value
@@ -119,7 +120,7 @@ def test_a_run_that_never_began_is_no_run(tmp_path):
 
 def test_overwriting_a_failed_run_removes_what_it_left(failed, tmp_path):
     folder, _ = failed
-    short = small_run(train=TrainConfig(steps=1, device="cpu", threads=1))
+    short = small_run(train=TrainOptions(steps=1, device="cpu", threads=1))
     copied = RunFolder(tmp_path / "r")
     copied.root.mkdir()
     for path in (folder.config, folder.run, folder.readings, folder.flight):

@@ -10,17 +10,18 @@ import tomllib
 import pytest
 import safetensors.torch
 import torch
+from reslab.run.describe import deviations
+from reslab.run.use import evaluate_run
 from tests.run.small_run import small_run
 from torch import nn
 
-from reslab.config import DataConfig, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig, build, load_config
-from reslab.config.changes import as_before
+from reslab.data.options import DataOptions
 from reslab.errors import RequestError
 from reslab.records import RunFolder, decode
-from reslab.run.describe import deviations
+from reslab.run.config import ModelOptions, as_before, load_config
 from reslab.run.train import train
-from reslab.run.use import evaluate_run
-from reslab.train.failure import NonFiniteError
+from reslab.training.failure import NonFiniteError
+from reslab.training.options import OptimOptions, ScheduleOptions, TrainOptions
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +79,9 @@ def test_an_occupied_folder_is_left_as_it_is(done):
     with pytest.raises(RequestError, match="--resume"):
         train(small_run(), done.folder.root)
     with pytest.raises(RequestError, match=r"train\.epochs was 2, now 3"):
-        train(small_run(train=TrainConfig(epochs=3, device="cpu", threads=1)), done.folder.root, resume=True)
+        train(small_run(train=TrainOptions(epochs=3, device="cpu", threads=1)), done.folder.root, resume=True)
     with pytest.raises(RequestError, match="6n"):  # --overwrite with a request that can't be carried out
-        train(small_run(model=ModelConfig(name="resnet9")), done.folder.root, overwrite=True)
+        train(small_run(model=ModelOptions(name="resnet9")), done.folder.root, overwrite=True)
     after = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in done.folder.root.rglob("*") if p.is_file()}
     assert before == after
 
@@ -90,7 +91,7 @@ def test_resuming_a_finished_run_changes_nothing(done):
 
 
 def test_overwrite_replaces_the_run(tmp_path):
-    short = small_run(train=TrainConfig(steps=2, device="cpu", threads=1))
+    short = small_run(train=TrainOptions(steps=2, device="cpu", threads=1))
     train(short, tmp_path / "r")
     (tmp_path / "r" / "notes.txt").write_text("mine")
     train(short, tmp_path / "r", overwrite=True)
@@ -99,8 +100,8 @@ def test_overwrite_replaces_the_run(tmp_path):
 
 
 def test_without_validation_the_last_weights_are_the_ones(tmp_path):
-    data = DataConfig(name="digits", batch_size=128, workers=0, val_split=0)
-    outcome = train(small_run(data=data, train=TrainConfig(steps=2, device="cpu", threads=1)), tmp_path / "r")
+    data = DataOptions(name="digits", batch_size=128, workers=0, val_split=0)
+    outcome = train(small_run(data=data, train=TrainOptions(steps=2, device="cpu", threads=1)), tmp_path / "r")
     assert outcome.record.best is None
     assert "val_error" not in outcome.record.last.scores
     assert decode(outcome.folder.weights_card.read_text())["selected"] == "last"
@@ -109,7 +110,7 @@ def test_without_validation_the_last_weights_are_the_ones(tmp_path):
 
 def test_divergence_leaves_the_batch_and_the_place(tmp_path):
     with pytest.raises(NonFiniteError):
-        train(small_run(optim=OptimConfig(lr=1e30)), tmp_path / "r")
+        train(small_run(optim=OptimOptions(lr=1e30)), tmp_path / "r")
     folder = RunFolder(tmp_path / "r")
     record = folder.read_run()
     saved = safetensors.torch.load_file(folder.failure / "batch.safetensors")
@@ -129,21 +130,23 @@ def test_a_builder_of_ones_own_is_trained(tmp_path, monkeypatch):
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_channels, num_classes + 1))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    short = TrainConfig(steps=2, device="cpu", threads=1)
+    short = TrainOptions(steps=2, device="cpu", threads=1)
     assert (
-        train(small_run(model=ModelConfig(name="mynets:linear"), train=short), tmp_path / "r").record.status == "done"
+        train(small_run(model=ModelOptions(name="mynets:linear"), train=short), tmp_path / "r").record.status == "done"
     )
     with pytest.raises(RequestError, match="expected \\(2, 10\\)"):
-        train(small_run(model=ModelConfig(name="mynets:wrong"), train=short), tmp_path / "r2")
+        train(small_run(model=ModelOptions(name="mynets:wrong"), train=short), tmp_path / "r2")
     with pytest.raises(RequestError, match="Can't import"):
-        train(small_run(model=ModelConfig(name="mynets:absent"), train=short), tmp_path / "r3")
+        train(small_run(model=ModelOptions(name="mynets:absent"), train=short), tmp_path / "r3")
     assert not (tmp_path / "r2").exists()
 
 
 def test_twins_see_the_same_batches_and_start_from_the_same_values(tmp_path):
-    short = TrainConfig(steps=1, device="cpu", threads=1)
+    short = TrainOptions(steps=1, device="cpu", threads=1)
     folders = [
-        train(small_run(model=ModelConfig(name=name), train=short, optim=OptimConfig(lr=1e-30)), tmp_path / name).folder
+        train(
+            small_run(model=ModelOptions(name=name), train=short, optim=OptimOptions(lr=1e-30)), tmp_path / name
+        ).folder
         for name in ("resnet8", "plain8")
     ]
     first, second = (safetensors.torch.load_file(folder.last_weights) for folder in folders)
@@ -155,14 +158,14 @@ def test_twins_see_the_same_batches_and_start_from_the_same_values(tmp_path):
 def test_deviations_from_the_paper_are_listed():
     assert deviations(small_run()) == []
     paper = small_run(
-        model=ModelConfig(name="resnet20"),
-        data=DataConfig(name="cifar10"),
-        optim=OptimConfig(),
-        schedule=ScheduleConfig(kind="multistep"),
-        train=TrainConfig(steps=64_000, amp="none"),
+        model=ModelOptions(name="resnet20"),
+        data=DataOptions(name="cifar10"),
+        optim=OptimOptions(),
+        schedule=ScheduleOptions(kind="multistep"),
+        train=TrainOptions(steps=64_000, amp="none"),
     )
     assert len(deviations(paper)) == 1
-    changed = deviations(paper.model_copy(update={"optim": OptimConfig(lr=0.2, nesterov=True)}))
+    changed = deviations(paper.model_copy(update={"optim": OptimOptions(lr=0.2, nesterov=True)}))
     assert "optim.lr is 0.2, paper 0.1" in changed
     assert "optim.nesterov is True, paper False" in changed
 
@@ -228,7 +231,7 @@ def test_builders_of_other_libraries_are_called_as_they_are_used_to(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("othernets", None)
-    config = ModelConfig(name="othernets:build")
+    config = ModelOptions(name="othernets:build")
     if is_built:
         assert build.model(config, num_classes=4, in_channels=channels).in_channels == channels
     else:
@@ -245,7 +248,7 @@ def test_a_builder_that_goes_wrong_is_refused_with_its_name(tmp_path, monkeypatc
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("brokennets", None)
     with pytest.raises(RequestError, match=f"brokennets:build {message}"):
-        train(small_run(model=ModelConfig(name="brokennets:build")), tmp_path / "r")
+        train(small_run(model=ModelOptions(name="brokennets:build")), tmp_path / "r")
 
 
 def test_other_data_is_evaluated_whole(done, tmp_path):
@@ -259,12 +262,12 @@ def test_other_data_is_evaluated_whole(done, tmp_path):
 
 
 def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
-    outcome = train(small_run(train=TrainConfig(steps=1, device="cpu", threads=1)), tmp_path / "r")
+    outcome = train(small_run(train=TrainOptions(steps=1, device="cpu", threads=1)), tmp_path / "r")
     record = outcome.record
     record.status, record.data["fingerprint"] = "interrupted", "another"
     outcome.folder.run.write_text(record.to_json())
     with pytest.raises(RequestError, match="started on other data"):
-        train(small_run(train=TrainConfig(steps=1, device="cpu", threads=1)), tmp_path / "r", resume=True)
+        train(small_run(train=TrainOptions(steps=1, device="cpu", threads=1)), tmp_path / "r", resume=True)
 
 
 @pytest.mark.slow
@@ -303,8 +306,8 @@ def test_a_run_is_evaluated_from_another_folder_than_it_was_trained_in(tmp_path,
         for number in range(4):
             Image.new("L", (8, 8), 60 * number).save(tmp_path / "mine" / label / f"{number}.png")
     monkeypatch.chdir(tmp_path)
-    data = DataConfig(name="mine", dir="somewhere", batch_size=4, workers=0, val_split=0.25)
-    short = TrainConfig(steps=1, device="cpu", threads=1)
+    data = DataOptions(name="mine", dir="somewhere", batch_size=4, workers=0, val_split=0.25)
+    short = TrainOptions(steps=1, device="cpu", threads=1)
     outcome = train(small_run(data=data, train=short), tmp_path / "r")
     assert load_config(outcome.folder.config).data.dir == str(tmp_path / "somewhere")
     (tmp_path / "other").mkdir()
@@ -316,7 +319,7 @@ def test_a_run_is_evaluated_from_another_folder_than_it_was_trained_in(tmp_path,
 
 @pytest.mark.parametrize("content", ["{", "{}", "[]"])
 def test_a_damaged_card_is_named(tmp_path, content):
-    outcome = train(small_run(train=TrainConfig(steps=1, device="cpu", threads=1)), tmp_path / "r")
+    outcome = train(small_run(train=TrainOptions(steps=1, device="cpu", threads=1)), tmp_path / "r")
     outcome.folder.weights_card.write_text(content)
     with pytest.raises(RequestError, match=r"weights\.json is damaged"):
         evaluate_run(outcome.folder)

@@ -4,13 +4,15 @@ import importlib.util
 import statistics
 
 import pytest
+from reslab.run.track import TensorBoard, check_track
 
-from reslab.config import DataConfig, ModelConfig, OptimConfig, RunConfig, ScheduleConfig, TrainConfig
+from reslab.data.options import DataOptions
 from reslab.errors import RequestError
 from reslab.records import RunFolder
+from reslab.run.config import ModelOptions, RunConfig
 from reslab.run.recorder import Display
-from reslab.run.track import TensorBoard, check_track
 from reslab.run.train import train
+from reslab.training.options import OptimOptions, ScheduleOptions, TrainOptions
 
 needs_tensorboard = pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed: pip install 'reslab[track]'"
@@ -21,11 +23,11 @@ ignore_its_warnings = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def config(*, model="resnet8", **changes):
     settings = {"epochs": 2, "device": "cpu", "threads": 1, "track": "tensorboard"} | changes
     return RunConfig(
-        model=ModelConfig(name=model),
-        data=DataConfig(name="digits", batch_size=128, workers=0),
-        optim=OptimConfig(lr=0.05),
-        schedule=ScheduleConfig(kind="cosine"),
-        train=TrainConfig(**settings),
+        model=ModelOptions(name=model),
+        data=DataOptions(name="digits", batch_size=128, workers=0),
+        optim=OptimOptions(lr=0.05),
+        schedule=ScheduleOptions(kind="cosine"),
+        train=TrainOptions(**settings),
     )
 
 

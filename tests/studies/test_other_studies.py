@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from reslab.cli.main import main
-from reslab.config import build
-from reslab.config.changes import differences
 from reslab.errors import RequestError
 from reslab.records import StudyRow
+from reslab.run.config import differences
 from reslab.studies import identity, recipe, regularisation, variants
 from reslab.studies.catalog import STUDIES, create_study
 from reslab.studies.grid import num_cores

@@ -23,8 +23,8 @@ def test_smoothed_loss_is_cross_entropy_with_a_smoothed_target(smoothing):
 def test_metrics_are_those_of_all_images_and_without_smoothing():
     task = Classify(3, label_smoothing=0.3)
     metrics = task.metrics()
-    metrics.update(LOGITS[:3], LABELS[:3])
-    metrics.update(LOGITS[3:], LABELS[3:])
+    metrics.update(LOGITS[:3], (None, LABELS[:3]))
+    metrics.update(LOGITS[3:], (None, LABELS[3:]))
     found = metrics.compute()
     assert found["error"] == 0.5
     assert found["loss"] == pytest.approx(torch.nn.functional.cross_entropy(LOGITS, LABELS).item())
@@ -35,7 +35,7 @@ def test_metrics_are_those_of_all_images_and_without_smoothing():
 
 def test_an_absent_class_has_no_error():
     metrics = Classify(3).metrics()
-    metrics.update(LOGITS[:2], LABELS[:2])
+    metrics.update(LOGITS[:2], (None, LABELS[:2]))
     assert metrics.compute()["class_errors"] == [0.0, 0.0, None]
 
 

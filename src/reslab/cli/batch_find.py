@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from reslab.cli.config_flags import OwnFlags, read_flags
-from reslab.cli.output import print_json
+from reslab.cli._flags import OwnFlags, read_flags
+from reslab.cli._output import print_json
 
-ABOUT = "Measure the memory of a training step and find the largest batch that fits. Trains nothing."
+ABOUT = "Measure the memory of a training step and find the largest batch that fits. It trains nothing."
 OWN: OwnFlags = []
 
 
 def run(arguments: list[str]) -> int:
-    """Parses, measures, prints. Returns the exit code."""
+    """Parse, measures, prints. Return the exit code."""
     config, flags = read_flags(arguments, OWN, command="batch-find", about=ABOUT)
 
-    from reslab.cli.progress import make_display  # from here on torch is needed
-    from reslab.run.batch_find import find_batch
-    from reslab.train.memory import gib
+    from reslab.run.display import make_display  # from here on torch is needed
+    from reslab.run.search import find_batch
+    from reslab.training.memory import in_units
 
-    room = find_batch(config, display=make_display())
-    memory = room.memory
+    limit = find_batch(config, display=make_display())
+    memory = limit.memory
     if flags.json:
         print_json(
             {
-                "largest": room.largest,
-                "free_bytes": room.free_bytes,
+                "largest": limit.largest,
+                "free_bytes": limit.free_bytes,
                 "fixed_bytes": memory.fixed_bytes,
-                "bytes_per_image": memory.bytes_per_image,
+                "bytes_per_image": memory.bytes_per_item,
                 "input_bytes": memory.input_bytes,
             }
         )
         return 0
-    print(f"a step takes {gib(memory.fixed_bytes)}, and {gib(memory.bytes_per_image + memory.input_bytes)} an image")
-    if room.largest is None or room.free_bytes is None:
-        print("how much is free is not known here")
+    per_image = in_units(memory.bytes_per_item + memory.input_bytes)
+    print(f"a step takes {in_units(memory.fixed_bytes)}, and {per_image} per image")
+    if limit.largest is None or limit.free_bytes is None:
+        print("the free memory is unknown here")
     else:
-        print(f"{gib(room.free_bytes)} are free: the largest batch that fits has {room.largest} images")
+        print(f"{in_units(limit.free_bytes)} are free: the largest batch that fits has {limit.largest} images")
     return 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reslab.cli.output import console, parse, print_json
+from reslab.cli._output import console, parse, print_json
 
 if TYPE_CHECKING:
     from reslab.studies.claims.ledger import Claim, Finding
@@ -27,7 +27,7 @@ class ClaimsFlags:
 
 
 def run(arguments: list[str]) -> int:
-    """Parses, judges, prints. Returns the exit code."""
+    """Parse, judges, prints. Return the exit code."""
     flags = parse(ClaimsFlags, arguments, command="study claims")
 
     from reslab.studies.claims.ledger import evidence_in, shipped_evidence

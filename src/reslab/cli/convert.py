@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from reslab.cli.output import console, parse, print_json, table
+from reslab.cli._output import console, parse, print_json, table
 
 if TYPE_CHECKING:
     from reslab.weights.report import LoadReport
@@ -43,7 +43,7 @@ class ConvertFlags:
 
 
 def run(arguments: list[str]) -> int:
-    """Parses, converts, prints. Returns the exit code."""
+    """Parse, converts, prints. Return the exit code."""
     flags = parse(ConvertFlags, arguments, command="convert")
 
     from reslab.weights.convert import convert

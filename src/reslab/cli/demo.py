@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from reslab.cli.output import console, parse, print_json, table
+from reslab.cli._output import console, parse, print_json, table
 from reslab.errors import RequestError
 from reslab.records import as_percent
 
@@ -40,7 +40,7 @@ class DemoFlags:
 
 
 def run(arguments: list[str]) -> int:
-    """Parses, trains the networks under a live table, concludes. Returns the exit code."""
+    """Parse, trains the networks under a live table, concludes. Return the exit code."""
     flags = parse(DemoFlags, arguments, command="demo")
     check_flags(flags)
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from reslab.cli.config_flags import OwnFlags, help_for, read_flags
-from reslab.cli.output import console, parse, print_json
-from reslab.cli.run_flags import RunFlags
+from reslab.cli._flags import OwnFlags, RunFlags, flag_of, read_flags
+from reslab.cli._output import console, parse, print_json
 from reslab.errors import RequestError
 from reslab.records import RunFolder
 
@@ -27,8 +26,8 @@ FULL = "Also measure paths, shattering, Jacobians, lesions, noise and the loss a
 TWIN = "Also run the same weights with all shortcuts cut, for the pictures."
 OUT = "Write everything as one HTML page to this file."
 OWN: OwnFlags = [
-    ("full", help_for(bool, FULL), field(default=False)),
-    ("twin", help_for(bool, TWIN), field(default=False)),
+    ("full", flag_of(bool, FULL), field(default=False)),
+    ("twin", flag_of(bool, TWIN), field(default=False)),
     ("out", Annotated[Path | None, tyro.conf.arg(help=OUT, aliases=["-o"])], field(default=None)),
 ]
 
@@ -45,7 +44,7 @@ class DiagnoseFlags(RunFlags):
 
 
 def run(arguments: list[str]) -> int:
-    """Parses, diagnoses, prints. Returns the exit code."""
+    """Parse, diagnoses, prints. Return the exit code."""
     arguments = [re.sub(r"^--import(?==|$)", "--model", word) for word in arguments]
     found, flags = of_run(arguments) if names_run(arguments) else of_network(arguments)
     if flags.out is not None:
@@ -96,8 +95,8 @@ def of_network(arguments: list[str]) -> tuple[Diagnosis, Any]:
     config, flags = read_flags(arguments, OWN, command="diagnose", about=ABOUT)
     check_out(flags.out)
 
-    from reslab.cli.progress import make_display
     from reslab.run.diagnose import diagnose_config
+    from reslab.run.display import make_display
 
     depth: Literal["quick", "full"] = "full" if flags.full else "quick"
     return diagnose_config(config, depth=depth, twin=flags.twin, display=make_display()), flags

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from reslab.cli.output import console, parse, print_json, table
-from reslab.cli.run_flags import RunFlags
-from reslab.records import RunFolder, as_percent
+from reslab.cli._flags import RunFlags
+from reslab.cli._output import console, parse, print_json, table
+from reslab.records import as_percent
 
 
 @dataclass(kw_only=True)
 class EvaluateFlags(RunFlags):
-    """Error, loss and confusion of a run's network, by the run's recorded preprocessing."""
+    """Score, loss and confusion of a run's network, by the run's recorded preprocessing."""
 
     split: str = ""
     """train, val or test; by default test, or else val, or else train."""
@@ -23,30 +23,25 @@ class EvaluateFlags(RunFlags):
 
 
 def run(arguments: list[str]) -> int:
-    """Parses, evaluates, prints. Returns the exit code."""
+    """Parse, evaluate, print. Return the exit code."""
     flags = parse(EvaluateFlags, arguments, command="evaluate")
 
-    from reslab.run.use import evaluate_run
+    from reslab.run.load import load
 
-    found = evaluate_run(
-        RunFolder(flags.run),
-        split=flags.split,
-        weights=flags.weights,
-        data=flags.data,
-        data_dir=flags.data_dir,
-        device=flags.device,
-    )
+    bundle = load(flags.run, weights=flags.weights, device=flags.device)
+    found = bundle.evaluate(flags.data, split=flags.split, data_dir=flags.data_dir)
     if not found["same_data"]:
         print("note: not the data that the run was trained on (another fingerprint)", file=sys.stderr)
     if flags.json:
         print_json(found)
         return 0
-    screen = console()
+    screen, score = console(), bundle.task.score
+    count = f", {found['num_images']:,} images" if "num_images" in found else ""
     screen.print(
-        f"{found['run']} on {found['data']}, {found['split']} split, {found['num_images']:,} images:"
-        f" error {as_percent(found['error'])}, loss {found['loss']:.4f}"
+        f"{found['run']} on {found['data']}, {found['split']} split{count}:"
+        f" {score.name} {score.format(found[score.name])}, loss {found['loss']:.4f}"
     )
-    if len(found["classes"]) <= 20:
+    if "class_errors" in found and len(found["classes"]) <= 20:
         rows = [[name, as_percent(error)] for name, error in zip(found["classes"], found["class_errors"], strict=True)]
         screen.print(table(["class", "error"], rows, numeric=["error"]))
     return 0

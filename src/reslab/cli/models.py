@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from reslab.cli.output import console, parse, print_json, table
+from reslab.cli._output import console, parse, print_json, table
 from reslab.errors import RequestError, unknown
 from reslab.models.table import catalog_rows
 from reslab.records import StructureRecord, as_short
@@ -47,7 +47,7 @@ class ModelsFlags:
 
 
 def run(arguments: list[str]) -> int:
-    """Parses, lists, prints. Returns the exit code."""
+    """Parse, lists, prints. Return the exit code."""
     flags = parse(ModelsFlags, arguments, command="models")
     rows = sort_rows(filter_rows(catalog_rows(flags.pattern) or by_number(flags.pattern), flags), flags.sort)
     if flags.tree or flags.graph:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from reslab.cli.output import console, parse, print_json, table
-from reslab.cli.run_flags import RunFlags
+from reslab.cli._flags import RunFlags
+from reslab.cli._output import console, parse, print_json, table
 from reslab.errors import RequestError
-from reslab.records import RunFolder
 
 
 @dataclass(kw_only=True)
@@ -26,34 +25,34 @@ class PredictFlags(RunFlags):
 
 
 def run(arguments: list[str]) -> int:
-    """Parses, predicts, prints. Returns the exit code: 2 if an image was refused, though the others were classified."""
+    """Parse, predict, print. Return the exit code: 2 if an image was refused, though the others were classified."""
     flags = parse(PredictFlags, arguments, command="predict")
     if not flags.images:
         raise RequestError("Name at least one image or folder: reslab predict RUN PHOTO_OR_FOLDER...")
+    if flags.top < 1:
+        raise RequestError(f"--top must be at least 1, got {flags.top}.")
 
-    from reslab.run.use import predict_run
+    from reslab.run.load import load
 
-    predictions, refused = predict_run(
-        RunFolder(flags.run), flags.images, top=flags.top, weights=flags.weights, device=flags.device
-    )
+    refused: list[str] = []
+    bundle = load(flags.run, weights=flags.weights, device=flags.device)
+    answers = bundle.predict(flags.images, on_error=lambda error: refused.append(str(error)), top=flags.top)
     for message in refused:
         print(f"reslab: error: {message}", file=sys.stderr)
     if flags.json:
-        print_json({"predictions": [asdict(p) for p in predictions], "refused": refused})
-    elif predictions:
+        print_json({"predictions": [answer.to_plain() for answer in answers], "refused": refused})
+    elif answers:
         rows = [
-            [found.image, found.label, percent(found.probability), runners_up(found.top), found.note]
-            for found in predictions
+            [a.source, a.prediction.label, _percent(a.prediction.probability), _runners_up(a.prediction.top), a.note]
+            for a in answers
         ]
         console().print(table(["image", "class", "probability", "then", "note"], rows, numeric=["probability"]))
     return 2 if refused else 0
 
 
-def percent(share: float) -> str:
-    """A probability with one decimal."""
-    return f"{100 * share:.1f} %"
+def _percent(probability: float) -> str:
+    return f"{100 * probability:.1f} %"
 
 
-def runners_up(top: list[tuple[str, float]]) -> str:
-    """The classes after the first."""
-    return ", ".join(f"{name} {percent(share)}" for name, share in top[1:])
+def _runners_up(top: list[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {_percent(probability)}" for name, probability in top[1:])

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from reslab.cli.output import parse, print_json
+from reslab.cli._output import parse, print_json
 from reslab.errors import RequestError
 from reslab.records import RunFolder
 
@@ -30,7 +30,7 @@ class ReportFlags:
 
 
 def run(arguments: list[str]) -> int:
-    """Parses, writes the page, says where. Returns the exit code."""
+    """Parse, writes the page, says where. Return the exit code."""
     flags = parse(ReportFlags, arguments, command="report")
     if not flags.runs:
         raise RequestError("Name at least one run: reslab report RUN... -o page.html")

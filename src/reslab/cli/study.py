@@ -14,7 +14,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from reslab.cli.output import console, parse, print_json, table
+from reslab.cli._output import console, parse, print_json, table
 from reslab.errors import RequestError, WorkFailed
 from reslab.report.words import duration
 from reslab.studies.catalog import STUDIES, create_study
@@ -60,7 +60,7 @@ class StudyFlags:
 
 
 def run(arguments: list[str]) -> int:
-    """Parses, trains what isn't trained yet under a live table, concludes. Returns the exit code."""
+    """Parse, trains what isn't trained yet under a live table, concludes. Return the exit code."""
     if not arguments:
         list_studies()
         return 0

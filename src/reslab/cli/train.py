@@ -1,4 +1,4 @@
-"""``reslab train``: flags and files to a config, the config to ``reslab.run.train.train``."""
+"""``reslab train``: flags and files to a config, the config to ``reslab.run.train``."""
 
 from __future__ import annotations
 
@@ -7,80 +7,71 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
-from reslab.cli.config_flags import OwnFlags, default_out, help_for, read_flags, summary
-from reslab.cli.output import console, print_json, table
+from reslab.cli._flags import OwnFlags, flag_of, read_flags, summary
+from reslab.cli._output import console, print_json, table
 from reslab.records import Evaluation, RunRecord, to_plain
 
 OWN: OwnFlags = [
-    ("out", help_for(Path | None, "Folder of the run; by default runs/MODEL-DATA."), field(default=None)),
+    ("out", flag_of(Path | None, "Folder of the run; by default runs/MODEL-DATA."), field(default=None)),
     (
         "resume",
-        help_for(Literal["no", "auto"], "Go on with the run in --out if there is one; bare --resume is auto."),
+        flag_of(Literal["no", "auto"], "Resume the run in --out if there is one; bare --resume is auto."),
         field(default="no"),
     ),
-    ("overwrite", help_for(bool, "Replace the run in --out."), field(default=False)),
+    ("overwrite", flag_of(bool, "Replace the run in --out."), field(default=False)),
 ]
 
 
 def run(arguments: list[str]) -> int:
-    """Parses, trains, prints. Returns the exit code."""
+    """Parse, train, print. Return the exit code."""
     config, flags = read_flags(arguments, OWN, command="train", about="Train a network on your data.")
+
+    from reslab.distributed import launched_ranks  # from here on torch is needed
+    from reslab.run.display import make_display
+    from reslab.run.train import default_out, run_training
+
     out = flags.out or default_out(config)
-
-    from reslab.cli.progress import make_display  # from here on torch is needed
-    from reslab.distributed import launched_ranks
-    from reslab.run.train import train
-
     speaks = launched_ranks().is_first
     if speaks and not flags.json:
         print(summary(config), file=sys.stderr)
-    outcome = train(config, out, resume=flags.resume == "auto", overwrite=flags.overwrite, display=make_display())
+    done = run_training(config, out, resume=flags.resume == "auto", overwrite=flags.overwrite, display=make_display())
+    code = 130 if done.interrupted else 0
     if not speaks:
-        return 130 if outcome.interrupted else 0
-    if outcome.interrupted:
-        print(f"interrupted; go on with: reslab train --out {out} --resume", file=sys.stderr)
+        return code
+    if done.interrupted:
+        print(f"interrupted; resume with: reslab train --out {out} --resume", file=sys.stderr)
     if flags.json:
-        print_json({"run": str(out), **result_of(outcome.record)})
-    elif not outcome.interrupted:
-        print_result(out, outcome.record)
-    return 130 if outcome.interrupted else 0
+        print_json({"run": str(out), **result_of(done.record)})
+    elif not done.interrupted:
+        print_result(out, done.record)
+    return code
 
 
 def result_of(record: RunRecord) -> dict[str, Any]:
     """For ``--json``."""
+    named = {"last": record.last, "plain": record.plain, "best": record.best}
     return {
         "status": record.status,
         "model": record.model["name"],
         "num_parameters": record.model["num_parameters"],
         "data": record.data["name"],
         "duration_s": record.duration_s,
-        "last": None if record.last is None else to_plain(record.last),
-        "plain": None if record.plain is None else to_plain(record.plain),
-        "best": None if record.best is None else to_plain(record.best),
+        **{name: None if scores is None else to_plain(scores) for name, scores in named.items()},
     }
 
 
 def print_result(out: Path, record: RunRecord) -> None:
-    """Errors of last and best, and where everything is."""
-    columns = [
-        "weights",
-        "epoch",
-        *(f"{split} {record.score.name}" for split in ("clean training", "validation", "test")),
-    ]
+    """Print the scores of last and best, and where everything is."""
+    score = record.score
+    splits = {"train": "clean training", "val": "validation", "test": "test"}
+    columns = ["weights", "epoch", *(f"{words} {score.name}" for words in splits.values())]
     last = "last" if record.plain is None else "last, averaged"
-    chosen: list[tuple[str, Evaluation | None]] = [(last, record.last), ("last, as trained", record.plain)]
-    chosen.append(("best", record.best))
+    named: list[tuple[str, Evaluation | None]] = [(last, record.last), ("last, as trained", record.plain)]
+    named.append(("best", record.best))
     rows = [
-        [
-            name,
-            errors.epoch + 1,
-            *(
-                record.score.format(errors.scores.get(f"{split}_{record.score.name}"))
-                for split in ("train", "val", "test")
-            ),
-        ]
-        for name, errors in chosen
-        if errors is not None
+        [name, found.epoch + 1, *(score.format(found.scores.get(f"{split}_{score.name}")) for split in splits)]
+        for name, found in named
+        if found is not None
     ]
     screen = console()
     screen.print(table(columns, rows, numeric=columns[1:]))

@@ -22,6 +22,7 @@ from reslab.data.sources import Source
 from reslab.data.splits import ArraySplit, EncodedSplit, Split, stratified_split
 from reslab.data.thumbnails import Thumbnails, open_thumbnails
 from reslab.data.transforms import Preprocess, channel_statistics, to_tensor
+from reslab.distributed import LOCAL, Ranks
 from reslab.errors import RequestError
 
 SMALL_SIDE = 64  # pixels: images of one size up to this are decoded once and kept in memory
@@ -84,7 +85,8 @@ class Data:
         training: bool = False,
         seed: int = 0,
         workers: int = 0,
-        place: Place = HERE,
+        ranks: Ranks = LOCAL,
+        collate: Any = None,
     ) -> MemoryLoader | StreamLoader:
         """A loader over one of the splits; shuffled and augmented only while training."""
         order_seed = derive_seed(seed, 1)
@@ -95,9 +97,10 @@ class Data:
             seed=order_seed,
         )
         size = min(batch_size, len(split))
-        order = Order(len(split), size, training=training, seed=order_seed, rank=place.rank, world=place.world)
+        order = Order(len(split), size, training=training, seed=order_seed, rank=ranks.rank, world=ranks.world)
         thumbnails = self.thumbnails if training and split is self.train else None
-        return make_loader(split, augment, order, workers=workers, device=place.device, thumbnails=thumbnails)
+        found = make_loader(split, augment, order, workers=workers, device=ranks.device, thumbnails=thumbnails)
+        return Arranged(found, collate) if collate else found
 
     def describe(self) -> dict[str, Any]:
         """For run.json."""
@@ -118,7 +121,7 @@ class Data:
         }
 
 
-def prepare(
+def _prepare(
     source: Source,
     *,
     val_split: float = 0.1,
@@ -329,3 +332,93 @@ def fit_for_prediction(path_or_bytes: Any, preprocess: Preprocess, *, name: str)
         )
     resized = replace(preprocess, resize=min(wanted))
     return resized(image), f"resized from {width}x{height}, centre crop"
+
+
+class Arranged:
+    def __init__(self, loader, collate):
+        self.loader, self.collate, self.batch_size, self.num_samples = (
+            loader,
+            collate,
+            loader.batch_size,
+            loader.num_samples,
+        )
+
+    def __len__(self):
+        return len(self.loader)
+
+    def batches(self, epoch=0, *, start=0):
+        for images, labels in self.loader.batches(epoch, start=start):
+            yield self.collate(images, labels)
+
+
+def prepare(source, options=None, *, seed=0, preprocess=None, **old):
+    if options is None:
+        return _prepare(source, seed=seed, preprocess=preprocess, **old)
+
+    def augmentation(suited):
+        return Augmentation(
+            geometry=suited if options.augment == "auto" else options.augment,
+            **{
+                k: getattr(options, k)
+                for k in (
+                    "max_shift",
+                    "alternate_flip",
+                    "min_crop_area",
+                    "policy",
+                    "policy_ops",
+                    "policy_magnitude",
+                    "colour_jitter",
+                    "erasing",
+                    "mixup",
+                    "cutmix",
+                )
+            },
+        )
+
+    splits = {name: split for name, split in source.splits.items() if options.test or name != "test"}
+    return _prepare(
+        replace(source, splits=splits),
+        val_split=options.val_split,
+        seed=seed,
+        image_size=options.image_size or None,
+        augment=augmentation,
+        eval_size=options.eval_size or None,
+        preprocess=preprocess,
+        cache_mib=options.cache_mib,
+    )
+
+
+def image_files(paths):
+    from reslab.data.images import EXTENSIONS
+
+    found = []
+    for path in paths:
+        if path.is_dir():
+            images = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            if not images:
+                raise RequestError(f"{path} holds no images ({' '.join(EXTENSIONS)}).")
+            found += images
+        else:
+            found.append(path)
+    return found
+
+
+def _decoding_s(data):
+    import time
+
+    from reslab.data.decoding import decoding
+
+    decode = decoding(data.preprocess, data.augmentation, thumbnails=data.thumbnails)
+    with torch.random.fork_rng(devices=()):
+        decode(data.train, 0)
+        started = time.perf_counter()
+        chosen = range(0, len(data.train), max(1, len(data.train) // 8))
+        for index in chosen:
+            decode(data.train, index)
+    return (time.perf_counter() - started) / len(chosen)
+
+
+Data.is_streamed = property(lambda self: isinstance(self.train, EncodedSplit))
+Data.decoding_s = _decoding_s
+Data.notes = property(lambda self: [*self.source.notes, *([self.thumbnails.describe()] if self.thumbnails else [])])
+Preprocess.shape = property(lambda self: (self.channels, self.height, self.width))

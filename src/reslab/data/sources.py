@@ -205,7 +205,7 @@ def as_asked(split: Split, channels: int | None) -> Split:
     return split.with_channels(channels) if isinstance(split, ArraySplit) and channels else split
 
 
-def find_source(
+def _find_source(
     name: str, *, data_dir: Path | None = None, channels: int | None = None, download: bool = False
 ) -> Source:
     """Finds and reads a data set.
@@ -234,3 +234,14 @@ def find_source(
     if os.sep in name or name.startswith("."):
         raise RequestError(f"No such data folder: {name}. It exists neither as a folder nor as a known data set.")
     raise unknown("dataset", name, SOURCES, hint="A folder's path and hf:owner/name work too.")
+
+
+def find_source(options, **old):
+    if isinstance(options, str):
+        return _find_source(options, **old)
+    return _find_source(
+        options.name,
+        data_dir=Path(options.dir) if options.dir else None,
+        channels=options.channels or None,
+        download=options.download,
+    )

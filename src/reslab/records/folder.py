@@ -13,6 +13,9 @@ from reslab.records.diagnosis import ReadingRecord
 from reslab.records.files import first_problem, read_json, read_lines
 from reslab.records.training import EpochRecord, FlightRecord, RunRecord, StepRecord
 
+OLDER_FILES = ("weights.safetensors", "weights-last.safetensors", "weights.json", "probes.jsonl")
+"""What older versions left in a run's folder."""
+
 
 class _File:
     """A path in the folder, by its name there."""
@@ -40,14 +43,13 @@ class RunFolder:
     readings = _File("readings.jsonl")  # whole passes, as a diagnosis sees them
     flight = _File("flight.jsonl")  # the last steps of a run that failed or diverged
     checkpoints = _File("checkpoints")
-    weights, weights_card = _File("weights.safetensors"), _File("weights.json")
-    last_weights = _File("weights-last.safetensors")  # those after the last step, where others were chosen
+    card, weights = _File("config.json"), _File("model.safetensors")  # the bundle
+    last_weights = _File("model-last.safetensors")  # those after the last step, beside the selected ones
     report = _File("report.html")
     failure = _File("failure")  # what a diverged run saved
     verdict = _File("failure/verdict.txt")  # why a run of a study diverged, in a sentence
     tensorboard = _File("tensorboard")
     depth, costs = _File("depth.json"), _File("costs.json")  # measured where a study asks
-    probes = _File("probes.jsonl")  # left by older versions
 
     @property
     def name(self) -> str:
@@ -57,6 +59,15 @@ class RunFolder:
     def holds_run(self) -> bool:
         """Whether a run was started here."""
         return self.run.exists() or self.config.exists()
+
+    def has_weights(self) -> bool:
+        """Whether the bundle is there, or what older versions wrote in its place."""
+        return self.card.exists() or (self.root / "weights.json").exists()
+
+    def files(self) -> list[Path]:
+        """All files of a run, those of older versions too; folders are left out."""
+        names = [file.name for file in vars(RunFolder).values() if isinstance(file, _File) and "." in file.name]
+        return [self.root / name for name in (*names, *OLDER_FILES)]
 
     def read_run(self) -> RunRecord:
         """Read run.json; a RequestError names it if it is damaged or absent."""

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from reslab.config import ModelConfig, RunConfig, build, load_config
-from reslab.config.changes import as_before, differences
-from reslab.data.prepare import Data, Place, check_classes
-from reslab.distributed import launched_ranks, local_device, process_group
-from reslab.errors import RequestError
-from reslab.models.weights import save_weights
+import safetensors.torch
+from torch import Tensor
+
+import reslab
+from reslab.data.prepare import check_classes
+from reslab.distributed import launched_ranks, process_group
+from reslab.errors import RequestError, unknown
 from reslab.probe.training import step_readings
 from reslab.records import Evaluation, RunFolder, RunRecord, encode, write_atomic
 from reslab.report.page import write_page
-from reslab.run.assemble import Parts, assemble
-from reslab.run.describe import lead_of, start_record
-from reslab.run.measure import evaluate_split
-from reslab.run.recorder import Display, Follower, RunRecorder
-from reslab.run.track import TensorBoard, check_track
-from reslab.train.failure import NonFiniteError
-from reslab.train.fit import FitResult, Probe, fit
-from reslab.train.precise_norm import reestimate_norms
-from reslab.train.progress import Weights, copy_weights
+from reslab.run.assemble import TrainingInputs, assemble, evaluation_loader, training_loader
+from reslab.run.config import FLAGS, RunConfig, as_before, differences, load_config, load_recipe, override
+from reslab.run.display import Display, make_display
+from reslab.run.load import Bundle, load
+from reslab.run.record import start_record
+from reslab.run.recorder import Follower, RunRecorder, TensorBoard, check_track
+from reslab.training._progress import copy_weights
+from reslab.training.evaluation import evaluate, reestimate_norms
+from reslab.training.execution import find_device
+from reslab.training.failure import NonFiniteError
+from reslab.training.loop import FitResult, Probe, fit, numbers_in
+from reslab.weights.bundle import BundleCard, write_bundle
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What ``train`` gives back.
+class Run:
+    """A run that has been trained.
 
     Args:
         folder: of the run.
@@ -38,40 +43,88 @@ class Outcome:
 
     folder: RunFolder
     record: RunRecord
-    interrupted: bool
+    interrupted: bool = False
+
+    def load(self) -> Bundle:
+        """The trained network, ready to predict."""
+        return load(self.folder.root)
+
+    def __repr__(self) -> str:
+        name, score, chosen = self.record.score.name, self.record.score, self.record.chosen
+        found = {} if chosen is None else {s: chosen.scores.get(f"{s}_{name}") for s in ("val", "test")}
+        numbers = ", ".join(f"{split} {name} {score.format(v)}" for split, v in found.items() if v is not None)
+        return f"<Run {self.folder.root}: {self.record.status}{', ' if numbers else ''}{numbers}>"
 
 
 def train(
-    config: RunConfig, out: Path, *, resume: bool = False, overwrite: bool = False, display: Display | None = None
-) -> Outcome:
-    """Trains one network on one data set and leaves a run's folder behind.
+    *,
+    out: Path | str = "",
+    config: RunConfig | Path | str | None = None,
+    recipe: str = "",
+    resume: bool = False,
+    overwrite: bool = False,
+    display: Display | None = None,
+    **options: Any,
+) -> Run:
+    """Train one network on one data set, and leave a run's folder behind: what ``reslab train`` does.
 
     Args:
-        config: the whole of it.
-        out: folder of the run.
-        resume: go on with the run in ``out``, if there is one.
-        overwrite: remove the run in ``out``, if there is one, once everything else has proved right.
-        display: shows progress.
+        out: folder of the run; by default runs/MODEL-DATA.
+        config: a config, or a TOML file.
+        recipe: name of a shipped recipe, which config and options override.
+        resume: continue the run in ``out``, if there is one.
+        overwrite: replace the run in ``out``, if there is one, once everything else has proved right.
+        display: shows progress; by default a bar, or lines where there is no terminal.
+        options: what the flags of ``reslab train`` are called, such as ``model``, ``data``, ``epochs``, ``batch_size``;
+            any other option by its path, such as ``**{"optim.side_lr": 0.2}``.
 
     Raises:
         RequestError: before anything is written, if the request can't be carried out.
-        NonFiniteError: if training diverged; the run's folder then holds ``failure/`` with the batch.
+        NonFiniteError: if training diverged; the run's folder then has ``failure/`` with the batch.
     """
+    if isinstance(config, RunConfig):
+        base = config
+    elif config is not None:
+        base = load_config(Path(config), recipe=recipe or None)
+    else:
+        base = load_recipe(recipe) if recipe else RunConfig()
+    values = {FLAGS.get(name, name): str(v) if isinstance(v, Path) else v for name, v in options.items()}
+    for name, path in zip(options, values, strict=True):
+        if "." not in path:
+            raise unknown("option", name, FLAGS)
+    names = {path: name for name, path in zip(options, values, strict=True)}
+    chosen = override(base, values, where="", spell=lambda path: names.get(path, path))
+    folder = Path(out) if out else default_out(chosen)
+    return run_training(chosen, folder, resume=resume, overwrite=overwrite, display=display or make_display())
+
+
+def default_out(config: RunConfig) -> Path:
+    """runs/MODEL-DATA."""
+    model, data = config.model.name.replace(":", "."), Path(config.data.name).name
+    if not data:
+        raise RequestError(f"Can't name a run after the data {config.data.name!r}; give --out.")
+    return Path("runs") / f"{model}-{data}"
+
+
+def run_training(
+    config: RunConfig, out: Path, *, resume: bool = False, overwrite: bool = False, display: Display | None = None
+) -> Run:
+    """``train``, of a config that is complete; shows nothing by default."""
     check_track(config.train.track)
-    ranks, device = launched_ranks(), local_device(build.device(config.train.device))
+    ranks = launched_ranks(find_device(config.train.device))
     display, folder = (display or Display()) if ranks.is_first else Display(), RunFolder(out)
-    with process_group(ranks, device):
+    with process_group(ranks):
         resuming = check_out(folder, config, resume=resume, overwrite=overwrite)
         before = folder.read_run() if resuming else None
         if before is not None:
             config = as_before(config, load_config(folder.config))
             if before.status == "done":
                 display.note(f"{folder.root} is done already.")
-                return Outcome(folder, before, interrupted=False)
+                return Run(folder, before)
 
         # ---- everything is built before anything is written
-        parts = assemble(config, display, device=device, ranks=ranks)
-        record = start_record(parts.config, parts.data, parts.model, device, notes=parts.notes)
+        inputs = assemble(config, display, ranks=ranks)
+        record = start_record(inputs)
         if before is not None:
             check_same_data(before, record, folder)
             record.started, record.duration_s = before.started, before.duration_s
@@ -79,85 +132,56 @@ def train(
         # ---- from here on the folder is ours; of several processes, the first one writes
         ranks.wait()
         if ranks.is_first:
-            open_folder(folder, parts.config, record, resuming=resuming)
+            open_folder(folder, inputs.config, record, resuming=resuming)
         started, earlier_s = time.perf_counter(), record.duration_s
-        result = fit_into(folder, record, parts, display, resuming=resuming)
+        result = fit_into(folder, record, inputs, display, resuming=resuming)
         record.duration_s = earlier_s + time.perf_counter() - started
         if result.status == "interrupted":
             record.status = "interrupted"
             if ranks.is_first:
                 write_atomic(folder.run, record.to_json())
-            return Outcome(folder, record, interrupted=True)
+            return Run(folder, record, interrupted=True)
 
         # ---- the one reading of the test set, of the last and of the best weights
         if result.status == "early":
-            record.protocol["length"] = f"stopped early after {result.steps} of {parts.options.steps} steps"
-        finish_record(record, parts, result)
+            record.protocol["length"] = f"stopped early after {result.steps} of {inputs.options.steps} steps"
+        finish_record(record, inputs, result)
         record.duration_s = earlier_s + time.perf_counter() - started
         if ranks.is_first:
-            write_weights(folder, parts.config.model, parts.data, result)
+            write_weights(folder, inputs, result)
             write_atomic(folder.run, record.to_json())
-            write_page([folder], folder.report, title=folder.name, lead=lead_of(record))
-        return Outcome(folder, record, interrupted=False)
+            write_page([folder], folder.report, title=folder.name)
+        return Run(folder, record)
 
 
-def open_folder(folder: RunFolder, config: RunConfig, record: RunRecord, *, resuming: bool) -> None:
-    """Makes the folder this run's: the files of another one go, config and record are written."""
-    if not resuming:
-        clear_folder(folder)
-        folder.root.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder.config, with_absolute_data_dir(config).to_toml())
-    write_atomic(folder.run, record.to_json())
+# ---- the folder
 
 
-def fit_into(folder: RunFolder, record: RunRecord, parts: Parts, display: Display, *, resuming: bool) -> FitResult:
-    """Runs ``fit`` with the folder as its recorder; notes a failure in run.json before it goes on up."""
-    is_first, total_steps = parts.options.ranks.is_first, parts.options.steps
-    first_step = max((step.step for step in folder.read_steps()), default=-1) + 1 if resuming else 0
-    recorder: Follower | RunRecorder = Follower(folder, resume=resuming)
-    if is_first:
-        tracker = TensorBoard(folder, total_steps=total_steps) if parts.config.train.track else None
-        recorder = RunRecorder(folder, display, resume=resuming, tracker=tracker)
-    display.start(folder.name, total_steps=total_steps, first_step=first_step)
-    try:
-        return fit(
-            parts.model,
-            parts.task,
-            parts.loaders,
-            optimizer=parts.optimizer,
-            schedule=parts.schedule,
-            options=parts.options,
-            recorder=recorder,
-            probes=make_probes(parts, display=display),
+def check_out(folder: RunFolder, config: RunConfig, *, resume: bool, overwrite: bool) -> bool:
+    """Whether there is a run to resume; refuses an occupied folder otherwise."""
+    root = folder.root
+    if root.exists() and not root.is_dir():
+        raise RequestError(f"--out {root} is a file. Name a folder.")
+    if not folder.holds_run():
+        if root.exists() and any(root.iterdir()):
+            raise RequestError(f"--out {root} has files in it but no run. Name another folder.")
+        return False
+    if overwrite:
+        return False
+    if not resume:
+        raise RequestError(
+            f"{root} has a run already. Resume it with --resume, replace it with --overwrite, or name another --out."
         )
-    except NonFiniteError as error:
-        if is_first:
-            save_failure(folder, record, error)
-        raise
-    except BaseException as error:
-        record.status = "failed"
-        record.failure = {
-            "what": f"{type(error).__name__}: {error}",
-            "sentence": "Resume goes on from the last checkpoint.",
-        }
-        if is_first:
-            write_atomic(folder.run, record.to_json())
-        raise
-    finally:
-        recorder.close()
-        display.stop()
-
-
-def with_absolute_data_dir(config: RunConfig) -> RunConfig:
-    """So that ``evaluate`` finds the data from any folder."""
-    if not config.data.dir:
-        return config
-    found = str(Path(config.data.dir).resolve())
-    return config.model_copy(update={"data": config.data.model_copy(update={"dir": found})})
+    if folder.config.exists() and (changed := differences(load_config(folder.config), config)):
+        raise RequestError(
+            f"{root} was started with other options, and a resumed run must go on as it began: {'; '.join(changed)}."
+            " Leave those options out, or start a new run."
+        )
+    return folder.run.exists()
 
 
 def check_same_data(before: RunRecord, now: RunRecord, folder: RunFolder) -> None:
-    """Refuses to go on with other data than the run began with."""
+    """Refuse to resume with other data than the run began with."""
     check_classes(before.data["classes"], now.data["classes"], where=now.data["name"])
     if before.data["fingerprint"] != now.data["fingerprint"]:
         raise RequestError(
@@ -166,35 +190,20 @@ def check_same_data(before: RunRecord, now: RunRecord, folder: RunFolder) -> Non
         )
 
 
-def check_out(folder: RunFolder, config: RunConfig, *, resume: bool, overwrite: bool) -> bool:
-    """Whether there is a run to go on with; refuses an occupied folder otherwise."""
-    root = folder.root
-    if root.exists() and not root.is_dir():
-        raise RequestError(f"--out {root} is a file. Name a folder.")
-    if not folder.holds_run():
-        if root.is_dir() and (found := next(root.iterdir(), None)):
-            raise RequestError(
-                f"{root} holds {found.name} but no run; a run's folder starts empty. Choose another --out."
-            )
-        return False
-    if overwrite:
-        return False
-    if not resume:
-        raise RequestError(f"{root} holds a run already. Go on with it by --resume, replace it by --overwrite.")
-    before = load_config(folder.config)
-    if changed := differences(before, config):
-        raise RequestError(
-            f"{root} was started with another config, and a resumed run must go on as it began: {'; '.join(changed)}."
-            " Leave those options out, or start a new run."
-        )
-    return folder.run.exists()
+def open_folder(folder: RunFolder, config: RunConfig, record: RunRecord, *, resuming: bool) -> None:
+    """Make the folder this run's: the files of another one are removed, config and record are written."""
+    if not resuming:
+        clear_folder(folder)
+        folder.root.mkdir(parents=True, exist_ok=True)
+        # so that `evaluate` finds the data from any working folder
+        data_dir = str(Path(config.data.dir).resolve()) if config.data.dir else ""
+        write_atomic(folder.config, replace(config, data=replace(config.data, dir=data_dir)).to_toml())
+    write_atomic(folder.run, record.to_json())
 
 
 def clear_folder(folder: RunFolder) -> None:
-    """Removes the files of an earlier run, and only those."""
-    for path in (folder.config, folder.run, folder.steps, folder.epochs, folder.probes, folder.readings, folder.flight):
-        path.unlink(missing_ok=True)
-    for path in (folder.weights, folder.weights_card, folder.last_weights, folder.report, folder.depth, folder.costs):
+    """Remove the files of an earlier run, and only those."""
+    for path in folder.files():
         path.unlink(missing_ok=True)
     for sub_folder, patterns in (
         (folder.checkpoints, ("step-*.pt", "step-*.json")),
@@ -206,98 +215,69 @@ def clear_folder(folder: RunFolder) -> None:
                 path.unlink()
 
 
-def make_probes(parts: Parts, *, display: Display) -> list[Probe]:
-    """Whole readings at eight steps, where they can be.
+# ---- training
 
-    Of several processes none reads: each sees a part of the batch only.
-    """
-    model, total_steps = parts.model, parts.options.steps
-    if not parts.config.train.probe or not parts.options.ranks.is_first:
+
+def fit_into(
+    folder: RunFolder, record: RunRecord, inputs: TrainingInputs, display: Display, *, resuming: bool
+) -> FitResult:
+    """Run ``fit`` with the folder as its recorder; note a failure in run.json before it is raised further."""
+    is_first, total_steps = inputs.mode.ranks.is_first, inputs.options.steps
+    first_step = max((step.step for step in folder.read_steps()), default=-1) + 1 if resuming else 0
+    recorder: Follower | RunRecorder = Follower(folder, resume=resuming)
+    if is_first:
+        tracker = TensorBoard(folder, total_steps=total_steps) if inputs.config.train.track else None
+        recorder = RunRecorder(folder, display, score=inputs.task.score, resume=resuming, tracker=tracker)
+    display.start(folder.name, total_steps=total_steps, first_step=first_step)
+    try:
+        return fit(
+            inputs.model,
+            inputs.task,
+            inputs.loaders,
+            optimizer=inputs.optimizer,
+            schedule=inputs.schedule,
+            options=inputs.options,
+            mode=inputs.mode,
+            recorder=recorder,
+            probes=make_probes(inputs, display),
+        )
+    except NonFiniteError as error:
+        if is_first:
+            save_failure(folder, record, error)
+        raise
+    except BaseException as error:
+        record.status = "failed"
+        record.failure = {
+            "what": f"{type(error).__name__}: {error}",
+            "sentence": "--resume continues from the last checkpoint.",
+        }
+        if is_first:
+            write_atomic(folder.run, record.to_json())
+        raise
+    finally:
+        recorder.close()
+        display.stop()
+
+
+def make_probes(inputs: TrainingInputs, display: Display) -> list[Probe]:
+    """Readings of the gradient flow at eight steps, where they can be taken."""
+    if not inputs.config.train.probe or not inputs.mode.ranks.is_first:
         return []
-    if parts.options.ranks.world > 1:
+    if inputs.mode.ranks.world > 1:
         display.note("readings: not recorded, because each process sees a part of the batch only")
         return []
-    probes: list[Probe] = []
     try:
-        probes.append(step_readings(model, parts.optimizer, total_steps=total_steps))
+        return [step_readings(inputs.model, inputs.optimizer, total_steps=inputs.options.steps)]
     except RequestError as error:
         display.note(f"readings: not recorded. {error}")
-    return probes
-
-
-def finish_record(record: RunRecord, parts: Parts, result: FitResult) -> None:
-    """Measures the last and the best weights on every split and notes it in the record."""
-    settle_norms(parts, result)
-    record.last = measure(parts, result.last, epoch=result.epoch)
-    if result.plain is not None:
-        record.plain = measure(parts, result.plain, epoch=result.epoch)
-    if result.best is not None and result.best_epoch is not None:
-        same = result.best_epoch == result.epoch
-        record.best = record.last if same else measure(parts, result.best, epoch=result.best_epoch)
-    record.status = "done"
-
-
-def settle_norms(parts: Parts, result: FitResult) -> None:
-    """Estimates batch norm's statistics again, if asked for, for each of the weights that are kept."""
-    train = parts.config.train
-    if not train.precise_norm:
-        return
-    loader = parts.data.loader(
-        parts.data.train,
-        batch_size=parts.config.data.batch_size,
-        training=True,
-        seed=train.seed,
-        workers=parts.config.data.workers,
-        place=Place(parts.options.device),
-    )
-    for weights in (result.last, result.plain, result.best):
-        if weights is not None:
-            parts.model.load_state_dict(weights)
-            reestimate_norms(
-                parts.model,
-                loader,
-                num_images=train.precise_norm,
-                device=parts.options.device,
-                amp=parts.options.amp,
-                channels_last=parts.options.channels_last,
-            )
-            weights.update(copy_weights(parts.model))
-
-
-def measure(parts: Parts, weights: Weights, *, epoch: int) -> Evaluation:
-    """Loss and error of one set of weights on every split, in eval mode and without augmentation."""
-    parts.model.load_state_dict(weights)
-    ranks = parts.options.ranks
-    place = Place(parts.options.device, ranks.rank, ranks.world)
-    numbers: dict[str, float] = {}
-    for name, split in (("train", parts.data.train), ("val", parts.data.val), ("test", parts.data.test)):
-        if split is not None:
-            found = evaluate_split(parts.model, parts.task, parts.data, split, config=parts.config, place=place)
-            numbers[f"{name}_loss"], numbers[f"{name}_error"] = found["loss"], found["error"]
-    return Evaluation(epoch, numbers)
-
-
-def write_weights(folder: RunFolder, model: ModelConfig, data: Data, result: FitResult) -> None:
-    """weights.safetensors with the chosen weights, the last ones beside them, and the card that says what they are."""
-    chosen = result.best if result.best is not None else result.last
-    save_weights(folder.weights, chosen)
-    save_weights(folder.last_weights, result.last)
-    card = {
-        "task": "classify",
-        "model": model.model_dump(mode="json"),
-        "num_classes": len(data.source.classes),
-        "classes": data.source.classes,
-        "preprocess": data.preprocess.to_dict(),
-        "selected": "best" if result.best is not None else "last",
-        "epoch": result.epoch if result.best is None else result.best_epoch,
-    }
-    write_atomic(folder.weights_card, encode(card, indent=2))
+        return []
 
 
 def save_failure(folder: RunFolder, record: RunRecord, error: NonFiniteError) -> None:
-    """failure/ with the batch, and run.json with what happened."""
+    """Write failure/ with the batch, and run.json with what happened."""
     folder.failure.mkdir(exist_ok=True)
-    save_weights(folder.failure / "batch.safetensors", {"images": error.images.cpu(), "labels": error.labels.cpu()})
+    tensors = {name: value.cpu().contiguous() for name, value in named_tensors(error.batch).items()}
+    write_atomic(folder.failure / "batch.safetensors", safetensors.torch.save(tensors))
     failure = {
         "what": error.what,
         "step": error.step,
@@ -312,3 +292,94 @@ def save_failure(folder: RunFolder, record: RunRecord, error: NonFiniteError) ->
     write_atomic(folder.failure / "failure.json", encode(failure, indent=2))
     record.status, record.failure = "failed", failure
     write_atomic(folder.run, record.to_json())
+
+
+def named_tensors(batch: Any, name: str = "") -> dict[str, Tensor]:
+    """The tensors of a batch by their place in it: ``inputs`` and ``targets`` of a pair, keys, numbers.
+
+    Example:
+        >>> import torch
+        >>> list(named_tensors((torch.ones(2), {"digit": torch.zeros(2)})))
+        ['inputs', 'targets.digit']
+    """
+    if isinstance(batch, Tensor):
+        return {name or "inputs": batch}
+    if isinstance(batch, dict):
+        parts = {str(key): value for key, value in batch.items()}
+    elif isinstance(batch, list | tuple):
+        keys = ("inputs", "targets") if isinstance(batch, tuple) and len(batch) == 2 and not name else range(len(batch))
+        parts = dict(zip(map(str, keys), batch, strict=True))
+    else:
+        return {}
+    return {
+        full: tensor
+        for key, value in parts.items()
+        for full, tensor in named_tensors(value, f"{name}.{key}".lstrip(".")).items()
+    }
+
+
+# ---- the end of a run
+
+
+def finish_record(record: RunRecord, inputs: TrainingInputs, result: FitResult) -> None:
+    """Measure the last and the best weights on every split and note it in the record."""
+    settle_norms(inputs, result)
+    record.last = measure(inputs, result.last, epoch=result.epoch)
+    if result.plain is not None:
+        record.plain = measure(inputs, result.plain, epoch=result.epoch)
+    if result.best is not None and result.best_epoch is not None:
+        same = result.best_epoch == result.epoch
+        record.best = record.last if same else measure(inputs, result.best, epoch=result.best_epoch)
+    record.status = "done"
+
+
+def settle_norms(inputs: TrainingInputs, result: FitResult) -> None:
+    """Estimate batch norm's statistics again, if asked for, for each of the weights that are kept."""
+    num_images = inputs.config.train.precise_norm
+    if not num_images:
+        return
+    mode = replace(inputs.mode, ranks=replace(inputs.mode.ranks, rank=0, world=1))  # every process sees all images
+    loader = training_loader(inputs.data, inputs.task, inputs.config, ranks=mode.ranks)
+    for weights in (result.last, result.plain, result.best):
+        if weights is not None:
+            inputs.model.load_state_dict(weights)
+            reestimate_norms(inputs.model, inputs.task, loader, num_images=num_images, mode=mode)
+            weights.update(copy_weights(inputs.model))
+
+
+def measure(inputs: TrainingInputs, weights: dict[str, Tensor], *, epoch: int) -> Evaluation:
+    """Evaluate one set of weights on every split, in eval mode and without augmentation."""
+    inputs.model.load_state_dict(weights)
+    data, task, scores = inputs.data, inputs.task, dict[str, float]()
+    for name, split in (("train", data.train), ("val", data.val), ("test", data.test)):
+        if split is not None:
+            loader = evaluation_loader(data, task, split, inputs.config, ranks=inputs.mode.ranks)
+            found = numbers_in(evaluate(inputs.model, task, loader, mode=inputs.mode))
+            scores |= {f"{name}_{key}": value for key, value in found.items()}
+    return Evaluation(epoch, scores)
+
+
+def write_weights(folder: RunFolder, inputs: TrainingInputs, result: FitResult) -> None:
+    """Write the chosen weights as a bundle, with the last ones beside them."""
+    chosen, epoch = (result.best, result.best_epoch) if result.best is not None else (result.last, result.epoch)
+    config, data = inputs.config, inputs.data
+    defaults = asdict(type(config.model)())
+    choices = {name: value for name, value in asdict(config.model).items() if value != defaults[name]}
+    card = BundleCard(
+        model={
+            **{name: value for name, value in choices.items() if name != "weights"},
+            "name": config.model.name,
+            "num_classes": inputs.task.num_outputs,
+            "in_channels": data.preprocess.channels,
+        },
+        task=asdict(config.task),
+        classes=data.source.classes,
+        preprocess=data.preprocess.to_dict(),
+        provenance={
+            "data": data.source.name,
+            "selected": "best" if result.best is not None else "last",
+            "epoch": epoch,
+            "reslab": reslab.__version__,
+        },
+    )
+    write_bundle(folder.root, card, chosen, last=result.last)

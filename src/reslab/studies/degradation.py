@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reslab.config import RunConfig, load_recipe, override
 from reslab.records import StudyRow
+from reslab.run.config import RunConfig, load_recipe, override
 from reslab.studies.presets import CIFAR10, DIGITS, OFFLINE, ONLINE, Choices, Preset
 from reslab.studies.study import Entry, Study
 from reslab.studies.training import DEPTH, ERRORS, FLOW, Training

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reslab.config import RunConfig, override
 from reslab.records import RunFolder, as_percent
 from reslab.report.curves import learning_curves
 from reslab.report.flow import gradient_flow
 from reslab.report.page import write_page
 from reslab.report.theme import save_png
+from reslab.run.config import RunConfig, override
 from reslab.studies.degradation import answer
 from reslab.studies.grid import run_grid
 from reslab.studies.presets import DIGITS

@@ -9,13 +9,16 @@ from functools import cache
 
 import torch
 
-from reslab.config import DataConfig, ModelConfig, RunConfig, build
-from reslab.data.prepare import Data
-from reslab.run.assemble import build_subject
-from reslab.run.recorder import Display
+from reslab.data import Data, DataOptions, find_source, prepare
+from reslab.distributed import Ranks
+from reslab.run.assemble import build_network, example_batch
+from reslab.run.config import ModelOptions, RunConfig
 from reslab.studies.job import Job
 from reslab.tasks.classify import Classify
-from reslab.train.trial import Trial, Way, untouched
+from reslab.training.batches import resize_batch
+from reslab.training.execution import ExecutionMode, find_device
+from reslab.training.speed import Trial
+from reslab.training.untouched import same_random_numbers
 
 BESIDE = 1.25
 """Time of a run over that of its network's passes: loading, the optimiser, evaluation, readings."""
@@ -48,30 +51,25 @@ def estimate(jobs: Mapping[str, Job], *, workers: int) -> Estimate:
 
 def run_seconds(config: RunConfig) -> float:
     """Expected length of a training run, of those on the CPU on one thread; equal networks are timed once."""
-    of_data, of_model = config.data.model_dump_json(), config.model.model_dump_json()
-    num_images = config.train.steps * config.data.batch_size or config.train.epochs * len(data_of(of_data).train)
-    return START_S + BESIDE * num_images / images_per_s(of_data, of_model, config.train.device)
+    num_images = config.train.steps * config.data.batch_size or config.train.epochs * len(_data_of(config.data).train)
+    return START_S + BESIDE * num_images / images_per_s(config.data, config.model, config.train.device)
 
 
 @cache
-def data_of(config: str) -> Data:
-    """Of a data config, as JSON: that can be compared."""
-    parsed = RunConfig(data=DataConfig.model_validate_json(config))
-    return build_subject(parsed, Display(), device=torch.device("cpu")).data
+def _data_of(options: DataOptions) -> Data:
+    return prepare(find_source(options), options)
 
 
 @cache
-def images_per_s(data_config: str, model_config: str, device: str) -> float:
-    """Of forward and backward in fp32, on the CPU on one thread."""
-    data, place = data_of(data_config), build.device(device)
-    batch_size, num_classes = DataConfig.model_validate_json(data_config).batch_size, len(data.source.classes)
-    channels = data.preprocess.channels
-    model = build.model(ModelConfig.model_validate_json(model_config), num_classes=num_classes, in_channels=channels)
-    images = torch.randn(batch_size, channels, data.preprocess.height, data.preprocess.width, device=place)
-    labels, task = torch.arange(len(images), device=place) % num_classes, Classify(num_classes)
-    trial = Trial(model.to(place), lambda outputs: task.loss(outputs, labels), images, num_images=1)
-    with untouched(place):
-        return trial.images_per_s(Way())
+def images_per_s(data_options: DataOptions, model_options: ModelOptions, device: str) -> float:
+    """Measure forward and backward in fp32, on the CPU on one thread."""
+    data, ranks = _data_of(data_options), Ranks(device=find_device(device))
+    task = Classify(data.source.classes)
+    model = build_network(model_options, task, in_channels=data.preprocess.channels).to(ranks.device)
+    batch = resize_batch(example_batch(data, task, ranks=ranks), data_options.batch_size)
+    trial = Trial(model, lambda network, batch: task.step(network, batch).loss, batch, num_items_in_run=1)
+    with same_random_numbers({ranks.device}):
+        return trial.items_per_s(ExecutionMode(channels_last=True, threads=1, ranks=ranks))
 
 
 def makespan_s(seconds: Iterable[float], *, workers: int) -> float:

@@ -49,7 +49,7 @@ class Measuring:
         """Measures. Not every exception can be pickled, hence words."""
         import torch
 
-        from reslab.run.describe import machine_of, versions
+        from reslab.run.record import machine_of, versions
 
         torch.set_num_threads(self.threads or num_cores())
         try:

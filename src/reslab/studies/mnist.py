@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reslab.config import DataConfig, OptimConfig, RunConfig, ScheduleConfig, TrainConfig, override
+from reslab.data.options import DataOptions
 from reslab.records import MeasureRecord, StudyRow
+from reslab.run.config import RunConfig, override
 from reslab.studies.presets import Choices, Preset
 from reslab.studies.study import Entry, Study
 from reslab.studies.training import DURATION, PARAMETERS, TEST_ERROR, TRAIN_ERROR, Training
 from reslab.studies.words import compared
+from reslab.training.options import OptimOptions, ScheduleOptions, TrainOptions
 
 KINDS = {"plain": "plain{depth}", "residual": "resnet{depth}"}
 ADAM = RunConfig(
-    data=DataConfig(name="mnist", batch_size=64, val_split=0, augment="none"),
-    optim=OptimConfig(kind="adamw", lr=1e-3, weight_decay=0.0),  # without decay AdamW is Adam
-    schedule=ScheduleConfig(kind="constant"),
-    train=TrainConfig(epochs=10, threads=1, amp="none"),
+    data=DataOptions(name="mnist", batch_size=64, val_split=0, augment="none"),
+    optim=OptimOptions(kind="adamw", lr=1e-3, weight_decay=0.0),  # without decay AdamW is Adam
+    schedule=ScheduleOptions(kind="constant"),
+    train=TrainOptions(epochs=10, threads=1, amp="none"),
 )
 ACCURACY = MeasureRecord("test_accuracy", "test accuracy", "percent")
 

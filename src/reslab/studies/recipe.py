@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reslab.config import override
 from reslab.errors import RequestError
 from reslab.records import StudyRow
+from reslab.run.config import override
 from reslab.studies.presets import CIFAR10, DIGITS, OFFLINE, ONLINE, Choices, Preset, together
 from reslab.studies.study import Entry, Study
 from reslab.studies.training import KEPT, STEP, TEST_ERROR, TRAIN_ERROR, Training

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from reslab.config import override
 from reslab.records import StudyRow
+from reslab.run.config import override
 from reslab.studies.presets import CIFAR10, DIGITS, OFFLINE, ONLINE, Choices, Preset, together
 from reslab.studies.study import Entry, Study
 from reslab.studies.training import DURATION, GAP, TEST_ERROR, TRAIN_ERROR, Training

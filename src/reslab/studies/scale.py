@@ -65,7 +65,7 @@ def measure_alone(settings: Scale, seed: int, threads: int, answer: Connection) 
     import torch
 
     from reslab.models.catalog import create_model
-    from reslab.train.process_memory import memory_from_here, peak_mib
+    from reslab.training.process_memory import memory_from_here, peak_mib
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)

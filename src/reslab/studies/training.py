@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from reslab.config import RunConfig, load_config, override
-from reslab.config.changes import differences
 from reslab.records import DepthRecord, MeasureRecord, ReadingRecord, RunFolder, first_and_last, write_atomic
+from reslab.run.config import RunConfig, differences, load_config, override
 from reslab.studies.job import Status
 
 PARAMETERS = MeasureRecord("num_parameters", "parameters", "count")
@@ -70,19 +69,18 @@ class Training:
             RequestError: if it is missing or damaged.
             WorkFailed: if it can't be downloaded.
         """
-        from reslab.config import build
+        from reslab.data import find_source
 
-        build.source(self.config.data)
+        find_source(self.config.data)
 
     def run(self, out: Path, *, resume: bool) -> str:
         """Trains, then looks at the depth. Not every exception can be pickled, hence words."""
-        from reslab.run.costs import record_costs
-        from reslab.run.depth import record_depth
-        from reslab.run.train import train
+        from reslab.run.measure import record_costs, record_depth
+        from reslab.run.train import run_training
 
         folder = RunFolder(out)
         try:
-            outcome = train(self.config, out, resume=resume, overwrite=not resume and folder.holds_run())
+            outcome = run_training(self.config, out, resume=resume, overwrite=not resume and folder.holds_run())
             if not outcome.interrupted and "depth" in self.looks and not folder.depth.exists():
                 record_depth(folder)
             if not outcome.interrupted and "costs" in self.looks and not folder.costs.exists():

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reslab.config import override
 from reslab.layers.connections import CONNECTIONS
 from reslab.records import StudyRow, as_percent
+from reslab.run.config import override
 from reslab.studies.presets import CIFAR10, DIGITS, OFFLINE, ONLINE, Choices, Preset
 from reslab.studies.study import Entry, Study
 from reslab.studies.training import ERRORS, Training

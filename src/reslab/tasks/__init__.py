@@ -1,1 +1,1 @@
-"""Tasks: what a network is trained for, as loss and metrics over its outputs."""
+"""Tasks: what a network is trained for."""
