@@ -13,18 +13,19 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from reslab.cli.config_flags import flags_type, spell_out
 from sklearn.datasets import load_digits
 
+from reslab.cli._flags import _flags_type, expand_bare_flags
 from reslab.cli.main import COMMANDS
 from reslab.cli.train import OWN
-from reslab.records import RunFolder
-from reslab.run.config import RunConfig, load_config
+from reslab.options import build
+from reslab.records import RunFolder, to_plain
+from reslab.run.config import FLAGS, RunConfig, load_config
 
 TINY = ["train", "--model", "resnet8", "--data", "digits", "--steps", "2", "--threads", "1", "--device", "cpu"]
 
 TRAIN_FLAGS = """
-    --model --shortcut --connection --order --norm --drop-path --zero-init-residual --dropout --checkpoint-blocks
+    --task --model --shortcut --connection --order --norm --drop-path --zero-init-residual --dropout --checkpoint-blocks
     --weights
     --data --data-dir --download --val-split --test --augment --policy --erasing --mixup --cutmix
     --image-size --batch-size --fit-batch --workers --cache-mib
@@ -52,9 +53,8 @@ def test_the_flags_of_train_are_frozen(reslab):
     found = {flag for flag in found if not flag.startswith("--no-")}
     mentioned = {flag for flag in found if flag not in TRAIN_FLAGS.split()}
     assert not mentioned
-    assert {
-        "--" + name.replace("_", "-") for name in flags_type(RunConfig(), OWN, about="").__dataclass_fields__
-    } == set(TRAIN_FLAGS.split())
+    fields = _flags_type(RunConfig(), OWN, tuple(FLAGS), about="").__dataclass_fields__
+    assert {"--" + name.replace("_", "-") for name in fields} == set(TRAIN_FLAGS.split())
     assert found == set(TRAIN_FLAGS.split())
 
 
@@ -88,7 +88,7 @@ def test_help_does_not_import_torch(arguments):
 def test_a_run_leaves_everything_behind(tiny_run):
     assert {path.name for path in tiny_run.iterdir()} == {
         "config.toml", "run.json", "steps.jsonl", "epochs.jsonl", "readings.jsonl", "checkpoints",
-        "report.html", "weights.safetensors", "weights.json", "weights-last.safetensors",
+        "report.html", "config.json", "model.safetensors", "model-last.safetensors",
     }  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def test_json_is_one_object_and_nothing_else(reslab, tmp_path):
     assert answer.out.count("\n") == 1
     assert (answer.code, found["status"], found["model"]) == (0, "done", "resnet8")
     record = RunFolder(tmp_path / "run").read_run()
-    assert found["last"] == vars(record.last)
+    assert found["last"] == to_plain(record.last)
     assert found["num_parameters"] == record.model["num_parameters"]
 
 
@@ -121,8 +121,8 @@ def test_evaluate_says_what_the_run_says(reslab, tiny_run):
     record = RunFolder(tiny_run).read_run()
     for split in ("test", "val", "train"):
         found = json.loads(reslab("evaluate", tiny_run, "--split", split, "--json").out)
-        assert found["error"] == getattr(record.best, f"{split}_error")
-        assert found["loss"] == pytest.approx(getattr(record.best, f"{split}_loss"), rel=1e-6)
+        assert found["error"] == record.best.scores[f"{split}_error"]
+        assert found["loss"] == pytest.approx(record.best.scores[f"{split}_loss"], rel=1e-6)
         assert sum(map(sum, found["confusion"])) == found["num_images"] == record.data[f"num_{split}"]
         assert found["same_data"]
     by_default = json.loads(reslab("evaluate", tiny_run, "--json").out)
@@ -193,9 +193,8 @@ def test_the_config_of_a_run_gives_the_same_run(reslab, tiny_run, tmp_path):
     assert (tmp_path / "again" / "config.toml").read_text() == (tiny_run / "config.toml").read_text()
     first, second = (RunFolder(folder).read_run() for folder in (tiny_run, tmp_path / "again"))
     assert (first.last, first.best, first.data) == (second.last, second.best, second.data)
-    assert load_config(tiny_run / "config.toml") == RunConfig.model_validate(
-        tomllib.loads((tiny_run / "config.toml").read_text())
-    )
+    tree = tomllib.loads((tiny_run / "config.toml").read_text())
+    assert load_config(tiny_run / "config.toml") == build(RunConfig, tree)
 
 
 def test_precedence_is_default_then_toml_then_flags_then_set(reslab, tmp_path):
@@ -216,8 +215,8 @@ def test_switches_and_other_options_reach_the_config(reslab, tmp_path):
     assert reslab(*TINY, *extra, *more, "--out", tmp_path / "run").code == 0
     config = load_config(tmp_path / "run" / "config.toml")
     assert (config.optim.nesterov, config.train.channels_last, config.train.amp) == (True, "off", "bf16")
-    assert (config.schedule.kind, config.train.label_smoothing, config.optim.kind) == ("one_cycle", 0.1, "adamw")
-    assert (config.train.ema_decay, config.optim.clip_grad_norm, config.train.accumulate) == (0.9, 1.5, 2)
+    assert (config.schedule.kind, config.task.label_smoothing, config.optim.kind) == ("one_cycle", 0.1, "adamw")
+    assert (config.train.ema_decay, config.train.clip_grad_norm, config.train.accumulate) == (0.9, 1.5, 2)
     assert config.train.seed == 5
 
 
@@ -231,7 +230,7 @@ def test_switches_and_other_options_reach_the_config(reslab, tmp_path):
     ],
 )
 def test_resume_alone_means_auto(arguments, spelled):
-    assert spell_out(arguments) == spelled
+    assert expand_bare_flags(arguments) == spelled
 
 
 @pytest.mark.parametrize(
@@ -245,7 +244,7 @@ def test_resume_alone_means_auto(arguments, spelled):
     ],
 )
 def test_a_switch_alone_means_on_and_its_no_means_off(arguments, spelled):
-    assert spell_out(arguments) == spelled
+    assert expand_bare_flags(arguments) == spelled
 
 
 def test_resuming_a_run_that_is_done_changes_nothing(reslab, tiny_run):
@@ -257,7 +256,9 @@ def test_resuming_a_run_that_is_done_changes_nothing(reslab, tiny_run):
 
 
 def test_resuming_takes_the_runs_own_config(reslab, tiny_run, tmp_path):
-    copy = shutil.copytree(tiny_run, tmp_path / "copy", ignore=shutil.ignore_patterns("weights*", "report.html"))
+    copy = shutil.copytree(
+        tiny_run, tmp_path / "copy", ignore=shutil.ignore_patterns("model*", "config.json", "report.html")
+    )
     folder = RunFolder(copy)
     record = folder.read_run()
     record.status, wanted = "interrupted", record.last
@@ -331,6 +332,6 @@ def test_lr_find_and_batch_find_answer_people_and_programs(reslab, tmp_path):
     assert not list(tmp_path.glob("runs"))
     room = reslab("batch-find", *network)
     assert room.code == 0
-    assert re.search(r"a step takes .*iB an image\n.* are free: the largest batch that fits has \d+ images", room.out)
+    assert re.search(r"a step takes .*iB per image\n.* are free: the largest batch that fits has \d+ images", room.out)
     sizes = json.loads(reslab("batch-find", *network, "--json").out)
     assert sizes["bytes_per_image"] > 8 * 8 * 4

@@ -1,20 +1,20 @@
 """What is refused, chosen and noted between a config and its training."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reslab.run.batch_find import find_batch
-from reslab.run.lr_find import CHART, RECORD, find_lr
 
-from reslab.data.options import DataOptions
+from reslab.data import Data, DataOptions, find_source, prepare
 from reslab.data.splits import EncodedSplit
 from reslab.distributed import LOCAL
 from reslab.errors import RequestError
-from reslab.run import speed
-from reslab.run.assemble import assemble, check_recipe
+from reslab.run.assemble import assemble, check_recipe, choose_workers
 from reslab.run.config import ModelOptions, RunConfig, load_recipe
-from reslab.run.recorder import Display
+from reslab.run.display import Display
+from reslab.run.search import CHART, RECORD, find_batch, find_lr
 from reslab.training import memory
 from reslab.training.lr_range import Sweep
 from reslab.training.options import TrainOptions
@@ -61,24 +61,24 @@ def of_photographs(root, **changes):
 
 def test_a_recipe_for_another_size_is_refused(photographs):
     with pytest.raises(RequestError, match=r"he2015-cifar is for images of 24 to 64 pixels, and those of .* have 180"):
-        check_recipe(load_recipe("he2015-cifar").recipe, build.source(of_photographs(photographs)))
+        check_recipe(load_recipe("he2015-cifar").recipe, find_source(of_photographs(photographs)))
 
 
 def test_a_batch_that_does_not_fit_is_refused_before_anything_else(monkeypatch):
-    monkeypatch.setattr(memory, "free_memory", lambda device: 2**26)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 2**23)
     large = DataOptions(name="digits", batch_size=1294, workers=0)
     with pytest.raises(RequestError, match=r"The largest batch that fits is \d+"):
-        assemble(config(data=large), Display(), device=CPU, ranks=LOCAL)
+        assemble(config(data=large), Display(), ranks=LOCAL)
 
 
 def test_or_halved_and_said_so(monkeypatch):
-    monkeypatch.setattr(memory, "free_memory", lambda device: 2**26 + 2**25)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 2**23 + 2**22)
     large, display = DataOptions(name="digits", batch_size=1294, workers=0, fit_batch=True), Notes()
-    parts = assemble(config(data=large), display, device=CPU, ranks=LOCAL)
+    parts = assemble(config(data=large), display, ranks=LOCAL)
     halved = parts.config.data.batch_size
     assert halved in (647, 323, 161, 80)
     assert parts.loaders[0].batch_size == halved
-    assert f"batch: {halved} images a step instead of 1294" in parts.notes["batch"]
+    assert f"batch: {halved} images per step instead of 1294" in parts.notes["batch"]
     assert parts.notes["batch"] in display.notes
 
 
@@ -93,22 +93,23 @@ def test_or_halved_and_said_so(monkeypatch):
     ],
 )
 def test_as_many_workers_as_keep_the_network_busy(photographs, monkeypatch, wish, seconds, pace, cores, wanted):
-    data = build.data(of_photographs(photographs), build.source(of_photographs(photographs)), seed=0)
-    monkeypatch.setattr(speed, "decoding_s", lambda data, split: seconds)
+    options = of_photographs(photographs)
+    data = prepare(find_source(options), options)
+    monkeypatch.setattr(Data, "decoding_s", lambda data: seconds)
     monkeypatch.setattr(torch.multiprocessing, "cpu_count", lambda: cores)
-    assert speed.choose_workers(wish, data, images_per_s=pace)[0] == wanted
+    assert choose_workers(wish, data, items_per_s=pace)[0] == wanted
 
 
 def test_small_images_need_no_workers():
-    found = config()
-    data = build.data(found.data, build.source(found.data), seed=0)
-    assert speed.choose_workers(-1, data, images_per_s=1.0) == (0, "the loader works in memory")
+    options = config().data
+    data = prepare(find_source(options), options)
+    assert choose_workers(-1, data, items_per_s=1.0) == (0, "the loader works in memory")
 
 
 def test_thumbnails_are_kept_and_named(photographs, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     display = Notes()
-    parts = assemble(config(data=of_photographs(photographs, cache_mib=8)), display, device=CPU, ranks=LOCAL)
+    parts = assemble(config(data=of_photographs(photographs, cache_mib=8)), display, ranks=LOCAL)
     assert any("All 12 photographs are kept as thumbnails" in note for note in display.notes)
     assert list((tmp_path / "reslab").glob("thumbnails-*.bin"))
     assert parts.data.describe()["thumbnails"] == parts.data.thumbnails.describe()
@@ -131,9 +132,9 @@ def test_thumbnails_are_kept_and_named(photographs, tmp_path, monkeypatch):
     [({"name": "digits"}, "kept in memory anyway"), ({"augment": "none"}, "random crops of photographs")],
 )
 def test_thumbnails_that_nobody_would_use_are_refused(photographs, changes, words):
-    wrong = of_photographs(photographs, cache_mib=8, image_size=0).model_copy(update=changes)
+    wrong = replace(of_photographs(photographs, cache_mib=8, image_size=0), **changes)
     with pytest.raises(RequestError, match=words):
-        build.data(wrong, build.source(wrong), seed=0)
+        prepare(find_source(wrong), wrong)
 
 
 def test_lr_find_leaves_record_and_chart(tmp_path):
@@ -155,5 +156,5 @@ def test_batch_find_says_what_fits(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 2**28)
     room = find_batch(config())
     assert room.largest is not None
-    assert room.memory.needs(room.largest) <= memory.usable(2**28) + room.memory.paid_bytes
+    assert room.memory.needs(room.largest) <= memory.USABLE_FRACTION * 2**28
     assert room.memory.needs(2 * room.largest) > 2**28

@@ -6,20 +6,23 @@ import signal
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
 import torch
-from reslab.run.describe import deviations
-from reslab.run.use import evaluate_run
 from tests.run.small_run import small_run
 from torch import nn
 
 from reslab.data.options import DataOptions
 from reslab.errors import RequestError
 from reslab.records import RunFolder, decode
+from reslab.run.assemble import build_network
 from reslab.run.config import ModelOptions, as_before, load_config
-from reslab.run.train import train
+from reslab.run.load import load
+from reslab.run.record import deviations
+from reslab.run.train import run_training as train
+from reslab.tasks.classify import Classify
 from reslab.training.failure import NonFiniteError
 from reslab.training.options import OptimOptions, ScheduleOptions, TrainOptions
 
@@ -33,7 +36,7 @@ def test_the_folder_holds_what_the_design_says(done):
     names = {path.name for path in done.folder.root.iterdir()}
     assert names >= {
         "config.toml", "run.json", "steps.jsonl", "epochs.jsonl", "checkpoints",
-        "weights.safetensors", "weights.json", "report.html",
+        "config.json", "model.safetensors", "report.html",
     }  # fmt: skip
 
 
@@ -42,7 +45,7 @@ def test_the_saved_config_is_the_resolved_one(done):
     assert as_before(small_run(), saved) == saved
     speed = (saved.train.amp, saved.train.channels_last, saved.train.compile, saved.data.workers)
     assert speed == ("none", "on", "off", 0)  # too short a run for a trial
-    assert "too few for a trial" in done.record.protocol["speed"]
+    assert "run too short" in done.record.protocol["speed"]
     assert tomllib.loads(done.folder.config.read_text())["model"]["name"] == "resnet8"
 
 
@@ -59,7 +62,7 @@ def test_records_are_complete(done):
 @pytest.mark.parametrize(("weights", "which"), [("", "best"), ("last", "last")])
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_evaluate_finds_the_errors_that_run_json_holds(done, weights, which, split):
-    found = evaluate_run(done.folder, split=split, weights=weights)
+    found = load(done.folder.root, weights=weights).evaluate(split=split)
     scores = getattr(done.record, which).scores
     assert found["error"] == scores[f"{split}_error"]
     assert found["loss"] == pytest.approx(scores[f"{split}_loss"], rel=1e-6)
@@ -67,7 +70,7 @@ def test_evaluate_finds_the_errors_that_run_json_holds(done, weights, which, spl
 
 
 def test_weights_carry_their_card(done):
-    card = decode(done.folder.weights_card.read_text())
+    card = decode(done.folder.card.read_text())
     weights = safetensors.torch.load_file(done.folder.weights)
     assert card["classes"] == [str(i) for i in range(10)]
     assert set(card["preprocess"]) == {"height", "width", "channels", "mean", "std", "resize"}
@@ -104,7 +107,7 @@ def test_without_validation_the_last_weights_are_the_ones(tmp_path):
     outcome = train(small_run(data=data, train=TrainOptions(steps=2, device="cpu", threads=1)), tmp_path / "r")
     assert outcome.record.best is None
     assert "val_error" not in outcome.record.last.scores
-    assert decode(outcome.folder.weights_card.read_text())["selected"] == "last"
+    assert decode(outcome.folder.card.read_text())["provenance"]["selected"] == "last"
     assert outcome.record.protocol["validation"] == "none"
 
 
@@ -116,8 +119,8 @@ def test_divergence_leaves_the_batch_and_the_place(tmp_path):
     saved = safetensors.torch.load_file(folder.failure / "batch.safetensors")
     assert (record.status, record.failure["what"]) == ("failed", "loss")
     assert record.failure["module"]
-    assert saved["images"].shape == (128, 1, 8, 8)
-    assert saved["labels"].shape == (128,)
+    assert saved["inputs"].shape == (128, 1, 8, 8)
+    assert saved["targets"].shape == (128,)
     assert len(folder.read_steps()) == record.failure["step"]
 
 
@@ -165,7 +168,7 @@ def test_deviations_from_the_paper_are_listed():
         train=TrainOptions(steps=64_000, amp="none"),
     )
     assert len(deviations(paper)) == 1
-    changed = deviations(paper.model_copy(update={"optim": OptimOptions(lr=0.2, nesterov=True)}))
+    changed = deviations(replace(paper, optim=OptimOptions(lr=0.2, nesterov=True)))
     assert "optim.lr is 0.2, paper 0.1" in changed
     assert "optim.nesterov is True, paper False" in changed
 
@@ -188,7 +191,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(tmp_path, sent):
     process.send_signal(sent)
     process.communicate()
     assert process.returncode == (130 if sent == signal.SIGINT else -signal.SIGKILL)
-    assert not (tmp_path / "cut" / "weights.safetensors").exists()
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
     subprocess.run(
         [*command, "--out", str(tmp_path / "cut"), "--resume"], check=True, capture_output=True, env=environment
     )
@@ -206,7 +209,7 @@ def test_a_module_with_several_inputs_is_refused_before_anything_is_written(tmp_
         def forward(self, x):
             return self.linear(x)
 
-    monkeypatch.setattr("reslab.config.build.model", lambda *a, **k: Two())
+    monkeypatch.setattr("reslab.run.assemble.build_network", lambda *a, **k: Two())
     with pytest.raises(RequestError, match="can't take images of 1x8x8"):
         train(small_run(), tmp_path / "r")
     assert not (tmp_path / "r").exists()
@@ -233,10 +236,10 @@ def test_builders_of_other_libraries_are_called_as_they_are_used_to(
     sys.modules.pop("othernets", None)
     config = ModelOptions(name="othernets:build")
     if is_built:
-        assert build.model(config, num_classes=4, in_channels=channels).in_channels == channels
+        assert build_network(config, Classify(4), in_channels=channels).in_channels == channels
     else:
         with pytest.raises(RequestError, match="is called with num_classes and in_channels"):
-            build.model(config, num_classes=4, in_channels=channels)
+            build_network(config, Classify(4), in_channels=channels)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +260,7 @@ def test_other_data_is_evaluated_whole(done, tmp_path):
     for label in range(10):
         (tmp_path / str(label)).mkdir()
         Image.new("L", (8, 8), 20 * label).save(tmp_path / str(label) / "one.png")
-    found = evaluate_run(done.folder, data=str(tmp_path))
+    found = load(done.folder.root).evaluate(str(tmp_path))
     assert (found["split"], found["num_images"], found["same_data"]) == ("train", 10, False)
 
 
@@ -312,7 +315,7 @@ def test_a_run_is_evaluated_from_another_folder_than_it_was_trained_in(tmp_path,
     assert load_config(outcome.folder.config).data.dir == str(tmp_path / "somewhere")
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
-    found = evaluate_run(outcome.folder)
+    found = load(outcome.folder.root).evaluate()
     best = outcome.record.best.scores["val_error"]
     assert (found["split"], found["error"], found["same_data"]) == ("val", best, True)
 
@@ -320,6 +323,6 @@ def test_a_run_is_evaluated_from_another_folder_than_it_was_trained_in(tmp_path,
 @pytest.mark.parametrize("content", ["{", "{}", "[]"])
 def test_a_damaged_card_is_named(tmp_path, content):
     outcome = train(small_run(train=TrainOptions(steps=1, device="cpu", threads=1)), tmp_path / "r")
-    outcome.folder.weights_card.write_text(content)
-    with pytest.raises(RequestError, match=r"weights\.json is damaged"):
-        evaluate_run(outcome.folder)
+    outcome.folder.card.write_text(content)
+    with pytest.raises(RequestError, match=r"config\.json is damaged"):
+        load(outcome.folder.root).evaluate()

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from reslab.run.costs import kept_mib, record_costs, step_ratio
-from reslab.run.depth import record_depth
-from reslab.training.trial import Way
+from safetensors.torch import load_file
 from small_run import small_run
 from torch import nn
 
+from reslab.distributed import LOCAL
 from reslab.errors import RequestError
-from reslab.models.weights import load_own_weights
 from reslab.probe.shattering import shattering
 from reslab.records import RunFolder
-from reslab.run.assemble import build_subject
+from reslab.run.assemble import gather
 from reslab.run.config import ModelOptions
 from reslab.run.diagnose import first_batch
-from reslab.run.recorder import Display
-from reslab.run.train import train
+from reslab.run.display import Display
+from reslab.run.measure import kept_mib, record_costs, record_depth, step_ratio
+from reslab.run.train import run_training as train
+from reslab.training.execution import ExecutionMode
 from reslab.training.options import TrainOptions
 
 CPU = torch.device("cpu")
@@ -30,10 +30,10 @@ def test_the_depth_is_that_of_the_first_and_of_the_last_weights(tmp_path, name, 
     folder = train(config, tmp_path / "run").folder
     found = record_depth(folder)
     assert folder.read_depth() == found
-    subject = build_subject(config, Display(), device=CPU)
-    batch = first_batch(subject.data, config, device=CPU)
+    subject = gather(config, Display(), ranks=LOCAL)
+    batch = first_batch(subject.data, subject.task, config, ranks=LOCAL)
     assert found["start"].shattering == shattering(subject.model.train(), batch)
-    load_own_weights(subject.model, folder.last_weights)
+    subject.model.load_state_dict(load_file(folder.last_weights))
     assert found["end"].shattering == shattering(subject.model.train(), batch)
     assert found["start"] != found["end"]
     for record in found.values():
@@ -64,5 +64,5 @@ def test_bf16_keeps_less_and_its_ratio_is_measured(tmp_path):
 def test_what_is_kept_is_counted_once_and_without_parameters():
     model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512))
     images = torch.randn(1024, 512)  # 2 MiB
-    assert kept_mib(model, torch.sum, images) == pytest.approx(2 + 2)  # the input, and what the ReLU puts out
-    assert step_ratio(model, torch.sum, images, Way()) == 1.0
+    assert kept_mib(model, lambda: model(images).sum()) == pytest.approx(2 + 2)  # the input, and the ReLU's output
+    assert step_ratio(model, lambda m, x: m(x).sum(), images, ExecutionMode()) == 1.0

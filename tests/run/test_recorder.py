@@ -4,14 +4,14 @@ import importlib.util
 import statistics
 
 import pytest
-from reslab.run.track import TensorBoard, check_track
 
 from reslab.data.options import DataOptions
 from reslab.errors import RequestError
 from reslab.records import RunFolder
 from reslab.run.config import ModelOptions, RunConfig
-from reslab.run.recorder import Display
-from reslab.run.train import train
+from reslab.run.display import Display
+from reslab.run.recorder import TensorBoard, check_track
+from reslab.run.train import run_training as train
 from reslab.training.options import OptimOptions, ScheduleOptions, TrainOptions
 
 needs_tensorboard = pytest.mark.skipif(
