@@ -1,33 +1,51 @@
-"""reslab: a workbench for deep residual networks."""
+"""reslab: a workbench for deep residual networks.
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+Build       create_model, list_models, load_weights
+Train       train: one call, or reslab.training.fit in a loop of your own
+Use         load: predict and evaluate
+Look        diagnose, watch: what is wrong with any nn.Module, and pictures of its gradient flow
 
+The packages, from the bottom up; each exports its public names:
+
+records     what runs, diagnoses and studies leave behind
+layers      shortcuts, connections and norms of 1, 2 or 3 dimensions
+models      residual networks, their plain twins, and the catalog
+weights     third-party weights, and the bundle on disk
+data        sources, transforms, loaders
+tasks       what a network is trained for
+training    fit, optimisers, schedules, checkpoints
+report      figures and pages, from records only
+probe       diagnose, watch and the verdict
+run         a run from its config to its folder, and back
+studies     questions answered by many runs
+cli         the commands
+"""
+
+from typing import TYPE_CHECKING
+
+from reslab._lazy import lazy_names
+from reslab.errors import RequestError, WorkFailed
 from reslab.version import __version__
 
-__all__ = ["__version__", "create_model", "diagnose", "list_models", "load_weights", "watch"]
-
 if TYPE_CHECKING:
-    from reslab.models.catalog import create_model, list_models
-    from reslab.probe.diagnose import diagnose
-    from reslab.probe.watch import watch
-    from reslab.weights.load import load_weights
+    from reslab.models.catalog import create_model as create_model
+    from reslab.models.catalog import list_models as list_models
+    from reslab.probe.diagnose import diagnose as diagnose
+    from reslab.probe.watch import watch as watch
+    from reslab.run.load import load as load
+    from reslab.run.train import train as train
+    from reslab.weights.load import load_weights as load_weights
 
-HOMES = {
-    "create_model": "reslab.models.catalog",
-    "diagnose": "reslab.probe.diagnose",
-    "list_models": "reslab.models.catalog",
-    "load_weights": "reslab.weights.load",
-    "watch": "reslab.probe.watch",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports torch when a public name is first used, so that ``reslab --help`` needn't."""
-    if name in HOMES:
-        return getattr(import_module(HOMES[name]), name)
-    raise AttributeError(f"module 'reslab' has no attribute {name!r}; it has {', '.join(__all__)}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "create_model": "reslab.models.catalog",
+        "list_models": "reslab.models.catalog",
+        "load_weights": "reslab.weights.load",
+        "train": "reslab.run.train",
+        "load": "reslab.run.load",
+        "diagnose": "reslab.probe.diagnose",
+        "watch": "reslab.probe.watch",
+    },
+    here={"RequestError": RequestError, "WorkFailed": WorkFailed, "__version__": __version__},
+)

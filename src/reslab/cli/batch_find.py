@@ -10,7 +10,7 @@ OWN: OwnFlags = []
 
 
 def run(arguments: list[str]) -> int:
-    """Parse, measures, prints. Return the exit code."""
+    """Parse, measure, print. Return the exit code."""
     config, flags = read_flags(arguments, OWN, command="batch-find", about=ABOUT)
 
     from reslab.run.display import make_display  # from here on torch is needed

@@ -27,7 +27,7 @@ class ClaimsFlags:
 
 
 def run(arguments: list[str]) -> int:
-    """Parse, judges, prints. Return the exit code."""
+    """Parse, judge, print. Return the exit code."""
     flags = parse(ClaimsFlags, arguments, command="study claims")
 
     from reslab.studies.claims.ledger import evidence_in, shipped_evidence

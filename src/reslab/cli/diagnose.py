@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ABOUT = (
     "Run one training batch forward and backward, look at gradient, values and weights, and say what is wrong."
-    " Of a run: `reslab diagnose RUN`. Of a network of one's own: --model my_pkg.nets:build."
+    " For a run: `reslab diagnose RUN`. For a network of your own: --model my_pkg.nets:build."
 )
 FULL = "Also measure paths, shattering, Jacobians, lesions, noise and the loss around; takes some hundred passes."
 TWIN = "Also run the same weights with all shortcuts cut, for the pictures."
@@ -30,11 +30,16 @@ OWN: OwnFlags = [
     ("twin", flag_of(bool, TWIN), field(default=False)),
     ("out", Annotated[Path | None, tyro.conf.arg(help=OUT, aliases=["-o"])], field(default=None)),
 ]
+CONFIG_FLAGS = (
+    "task", "model", "shortcut", "connection", "order", "norm", "drop_path", "zero_init_residual", "dropout", "weights",
+    "data", "data_dir", "download", "image_size", "batch_size", "label_smoothing", "seed", "device", "threads",
+)  # fmt: skip
+"""Those that change the network or its first batch."""
 
 
 @dataclass(kw_only=True)
 class DiagnoseFlags(RunFlags):
-    """What is wrong with a run's network."""
+    """Say what is wrong with a run's network."""
 
     data_dir: str = ""
     """Where named data sets lie now."""
@@ -44,9 +49,9 @@ class DiagnoseFlags(RunFlags):
 
 
 def run(arguments: list[str]) -> int:
-    """Parse, diagnoses, prints. Return the exit code."""
+    """Parse, diagnose, print. Return the exit code."""
     arguments = [re.sub(r"^--import(?==|$)", "--model", word) for word in arguments]
-    found, flags = of_run(arguments) if names_run(arguments) else of_network(arguments)
+    found, flags = diagnosis_of_run(arguments) if names_run(arguments) else diagnosis_of_network(arguments)
     if flags.out is not None:
         found.save(flags.out)
     if flags.json:
@@ -67,8 +72,8 @@ def names_run(arguments: Sequence[str]) -> bool:
     return not flags & {"--model", "--data", "--config", "--recipe"} and any(Path(word).is_dir() for word in words)
 
 
-def of_run(arguments: list[str]) -> tuple[Diagnosis, Any]:
-    """Of a run that was trained, and the flags."""
+def diagnosis_of_run(arguments: list[str]) -> tuple[Diagnosis, Any]:
+    """Diagnose a trained run; returns the flags too."""
     flags = parse(DiagnoseFlags, arguments, command="diagnose RUN")
     check_out(flags.out)
 
@@ -77,7 +82,7 @@ def of_run(arguments: list[str]) -> tuple[Diagnosis, Any]:
     folder = RunFolder(flags.run)
     if not folder.root.exists():
         raise RequestError(
-            f"No folder {flags.run}. `reslab diagnose RUN` takes a run's folder; a network goes by --model."
+            f"No folder {flags.run}. `reslab diagnose RUN` takes a run's folder; name a network with --model."
         )
     found = diagnose_run(
         folder,
@@ -90,9 +95,9 @@ def of_run(arguments: list[str]) -> tuple[Diagnosis, Any]:
     return found, flags
 
 
-def of_network(arguments: list[str]) -> tuple[Diagnosis, Any]:
-    """Of what a config would train, and the flags."""
-    config, flags = read_flags(arguments, OWN, command="diagnose", about=ABOUT)
+def diagnosis_of_network(arguments: list[str]) -> tuple[Diagnosis, Any]:
+    """Diagnose what a config would train; returns the flags too."""
+    config, flags = read_flags(arguments, OWN, command="diagnose", about=ABOUT, only=CONFIG_FLAGS)
     check_out(flags.out)
 
     from reslab.run.diagnose import diagnose_config
@@ -103,7 +108,7 @@ def of_network(arguments: list[str]) -> tuple[Diagnosis, Any]:
 
 
 def check_out(path: Path | None) -> None:
-    """Refuses what can't become a page, before the work."""
+    """Refuse what can't become a page, before the work."""
     if path is not None and path.is_dir():
         raise RequestError(f"-o {path} is a folder; name a file, such as {path / 'diagnosis.html'}.")
     if path is not None:
@@ -111,7 +116,7 @@ def check_out(path: Path | None) -> None:
 
 
 def show(diagnosis: Diagnosis) -> None:
-    """The verdict, each finding with its number and what helps, and what wasn't checked."""
+    """Print the verdict, each finding with its number and suggested fix, and what wasn't checked."""
     from reslab.report.diagnosis.verdict_words import lines_of
 
     screen = console()

@@ -29,7 +29,7 @@ OWN: OwnFlags = [
 
 
 def run(arguments: list[str]) -> int:
-    """Parse, tests, prints. Return the exit code."""
+    """Parse, test, print. Return the exit code."""
     config, flags = read_flags(arguments, OWN, command="lr-find", about=ABOUT)
 
     from reslab.run.display import make_display  # from here on torch is needed

@@ -1,4 +1,4 @@
-"""``reslab COMMAND``: finds the command, and turns errors into one sentence and an exit code."""
+"""``reslab COMMAND``: find the command, and turn errors into one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from reslab.errors import RequestError, WorkFailed, unknown
 
 COMMANDS = {
     "demo": "the main job on embedded data, offline, in about two minutes",
-    "train": "train a network on your data; leaves a run's folder behind",
+    "train": "train a network on your data; leaves a run folder behind",
     "lr-find": "suggest a learning rate by a range test, with its chart",
-    "batch-find": "the largest batch that fits into memory",
+    "batch-find": "find the largest batch that fits into memory",
     "study": "answer a question by many runs: does depth help, with and without shortcuts?",
-    "diagnose": "what is wrong with a network: the flow of its gradient, and a verdict",
-    "evaluate": "error, loss and confusion of a run's network",
+    "diagnose": "say what is wrong with a network: its gradient flow, and a verdict",
+    "evaluate": "score, loss and confusion of a run's network",
     "predict": "classify images, or folders of them, with a run's network",
     "report": "one HTML page about one run or several, side by side",
-    "models": "the networks that go by name",
-    "convert": "somebody else's weights to ours, and back, with a report of every key",
+    "models": "list the named models; draw one",
+    "convert": "convert third-party weights, and back, with a report of every key",
 }
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -45,7 +45,7 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Run one command and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def dispatch(command: str, arguments: list[str]) -> int:
-    """Imports the command's file and runs it."""
+    """Import the command's file and run it."""
     if command not in COMMANDS:
         raise unknown("command", command, COMMANDS, hint="`reslab --help` lists all.")
     module = importlib.import_module(f"reslab.cli.{command.replace('-', '_')}")
@@ -79,7 +79,7 @@ def dispatch(command: str, arguments: list[str]) -> int:
 
 
 def fail(message: str, code: int, *, as_json: bool) -> int:
-    """Prints the error: on stderr, and under ``--json`` as the one object on stdout too; of many processes, once."""
+    """Print the error: on stderr, and under ``--json`` as the one object on stdout too; of many processes, once."""
     if os.environ.get("RANK", "0") != "0":
         return code
     print(f"reslab: error: {message}", file=sys.stderr)

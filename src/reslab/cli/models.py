@@ -47,7 +47,7 @@ class ModelsFlags:
 
 
 def run(arguments: list[str]) -> int:
-    """Parse, lists, prints. Return the exit code."""
+    """Parse, list, print. Return the exit code."""
     flags = parse(ModelsFlags, arguments, command="models")
     rows = sort_rows(filter_rows(catalog_rows(flags.pattern) or by_number(flags.pattern), flags), flags.sort)
     if flags.tree or flags.graph:

@@ -30,7 +30,7 @@ class ReportFlags:
 
 
 def run(arguments: list[str]) -> int:
-    """Parse, writes the page, says where. Return the exit code."""
+    """Parse, write the page, say where. Return the exit code."""
     flags = parse(ReportFlags, arguments, command="report")
     if not flags.runs:
         raise RequestError("Name at least one run: reslab report RUN... -o page.html")
@@ -59,11 +59,11 @@ def run(arguments: list[str]) -> int:
 
 
 def compare(flags: ReportFlags) -> int:
-    """Writes the page of several diagnoses side by side."""
+    """Write the page of several diagnoses side by side."""
     others = [path for path in flags.runs if path.suffix != ".html"]
     if others:
         raise RequestError(
-            f"{others[0]} is no page: runs and pages of diagnoses can't be on one page. For a run's page:"
+            f"{others[0]} is not a page: runs and pages of diagnoses can't be on one page. For a run's page:"
             f" reslab diagnose {others[0]} -o page.html"
         )
 
