@@ -41,11 +41,7 @@ class Ranks:
 
     def sum(self, values: Tensor) -> Tensor:
         """Add values up over all processes."""
-        if self.world == 1:
-            return values
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
+        return sum_over_processes(values) if self.world > 1 else values
 
     def mean(self, values: Tensor) -> Tensor:
         """Average values over all processes."""
@@ -77,6 +73,14 @@ class Ranks:
 
 LOCAL = Ranks()
 """One process, on the CPU."""
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Add values up over all processes of the run, where there are several."""
+    if dist.is_available() and dist.is_initialized():
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
 
 
 def without_sync(forward: nn.Module, *, last: bool) -> AbstractContextManager[Any]:

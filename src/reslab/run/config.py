@@ -17,7 +17,7 @@ import tomli_w
 from reslab.data.options import DataOptions
 from reslab.errors import RequestError, unknown
 from reslab.options import Fraction, Option, build, options, options_of
-from reslab.tasks.options import TASK_OPTIONS, ClassifyOptions, TaskOptions
+from reslab.tasks.options import TASK_OPTIONS, ClassifyOptions, TaskOptions, task_options_class
 from reslab.training.options import OptimOptions, ScheduleOptions, TrainOptions
 
 
@@ -219,7 +219,13 @@ def parse_config(
         same_task = values["task"].get("name", base.task.name) == base.task.name
         before = {section: asdict(getattr(base, section)) for section in SECTIONS if section != "task" or same_task}
         values = {section: before.get(section, {}) | given for section, given in values.items()}
-    return build(RunConfig, values, spell=spell, where=where)
+    task = build(
+        task_options_class(values["task"].get("name", "classify")),
+        values["task"],
+        spell=lambda name: spell(f"task.{name}"),
+        where=where,
+    )
+    return build(RunConfig, {**values, "task": task}, spell=spell, where=where)
 
 
 def load_config(path: Path, *, recipe: str | None = None) -> RunConfig:

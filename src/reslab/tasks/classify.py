@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reslab.distributed import sum_over_processes
 from reslab.errors import RequestError
 from reslab.records import ERROR
 from reslab.tasks.options import ClassifyOptions
@@ -138,28 +139,28 @@ class ClassifyMetrics:
     """
 
     def __init__(self, num_classes: int) -> None:
-        from torchmetrics import SumMetric  # here: it takes a second to import
-        from torchmetrics.classification import MulticlassConfusionMatrix
-
-        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
-        self.loss_sum = SumMetric(nan_strategy="disable").set_dtype(torch.float64)
+        self.num_classes = num_classes
+        self.loss_sum = torch.zeros((), dtype=torch.float64)
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # true class, answer
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
         """Add one batch, where it is; the loss is cross-entropy without smoothing."""
         logits, labels = outputs.float(), batch[1].to(outputs.device)
-        self.confusion.to(logits.device).update(logits.argmax(1), labels)
-        self.loss_sum.to(logits.device).update(F.cross_entropy(logits, labels, reduction="sum").double())
+        pairs = labels * self.num_classes + logits.argmax(1)
+        counts = torch.bincount(pairs, minlength=self.num_classes**2)
+        self.confusion = self.confusion.to(logits.device) + counts.view(self.num_classes, self.num_classes)
+        self.loss_sum = self.loss_sum.to(logits.device) + F.cross_entropy(logits, labels, reduction="sum").double()
 
     def compute(self) -> dict[str, Any]:
         """Of all processes: ``loss`` (mean), ``error`` (fraction of wrong answers), ``class_errors``, ``confusion``.
 
         A class that is absent has the error None; ``confusion[i][j]`` counts images of class i that were called j.
         """
-        matrix = self.confusion.compute()
+        matrix = sum_over_processes(self.confusion)
         counts, right = matrix.sum(1), matrix.diag()
         total = int(counts.sum())
         return {
-            "loss": float(self.loss_sum.compute()) / total,
+            "loss": float(sum_over_processes(self.loss_sum)) / total,
             "error": 1 - int(right.sum()) / total,
             "class_errors": [1 - int(r) / int(n) if n else None for r, n in zip(right, counts, strict=True)],
             "confusion": matrix.tolist(),

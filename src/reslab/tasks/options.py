@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Discriminator, Tag
-
+from reslab.errors import unknown
 from reslab.options import Fraction, options
 
 
@@ -42,12 +41,18 @@ TASK_OPTIONS: dict[str, type] = {"classify": ClassifyOptions}
 """The options of each task by its name."""
 
 
-def _tag(value: Any) -> str:
-    name = value.get("name", "classify") if isinstance(value, dict) else getattr(value, "name", "")
-    return "own" if ":" in str(name) else str(name)
-
-
-TaskOptions = Annotated[
-    Annotated[ClassifyOptions, Tag("classify")] | Annotated[OwnTaskOptions, Tag("own")], Discriminator(_tag)
-]
+TaskOptions = ClassifyOptions | OwnTaskOptions
 """Those of any task."""
+
+
+def task_options_class(name: str) -> type:
+    """The class of options that a task's name asks for.
+
+    Raises:
+        RequestError: for an unknown name, with the closest ones.
+    """
+    if ":" in name:
+        return OwnTaskOptions
+    if name not in TASK_OPTIONS:
+        raise unknown("task", name, TASK_OPTIONS, hint="A task of your own is named my_pkg.tasks:builder.")
+    return TASK_OPTIONS[name]
