@@ -196,24 +196,24 @@ def parse_config(
 
     Args:
         tree: sections with their keys; those of older versions are understood.
-        where: what errors call the tree, such as a file's name.
+        where: what errors call the tree, such as a file's name; empty for arguments.
         spell: how the user writes an option's path.
         base: what isn't given stays as it is there; by default as the defaults.
 
     Raises:
         RequestError: for an unknown key (with the closest match) or a wrong value (with what was expected).
     """
-    known = option_paths()
+    known, place = option_paths(), f" in {where}" if where else ""
     values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for section, entries in tree.items():
         if section not in SECTIONS:
-            raise unknown(f"section in {where}", section, SECTIONS)
+            raise unknown(f"section{place}", section, SECTIONS)
         if not isinstance(entries, Mapping):
             raise RequestError(f"{where}: [{section}] is a section, got the value {entries!r}.")
         for key, value in entries.items():
             path = MOVED.get(f"{section}.{key}", f"{section}.{key}")
             if path not in known and path != "task.options":
-                raise unknown(f"option in {where}", path, known)
+                raise unknown(f"option{place}", path, known)
             values[path.partition(".")[0]][path.partition(".")[2]] = value
     if base is not None:
         same_task = values["task"].get("name", base.task.name) == base.task.name

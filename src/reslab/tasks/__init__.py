@@ -3,8 +3,26 @@
 ``Task`` is the seam: training, evaluation, probes and pages ask a task for what they need, and look into no batch.
 """
 
-from reslab.tasks.catalog import TASKS, make_task
-from reslab.tasks.classify import Classification, Classify
-from reslab.tasks.task import Metrics, Step, Task
+from typing import TYPE_CHECKING
 
-__all__ = ["TASKS", "Classification", "Classify", "Metrics", "Step", "Task", "make_task"]
+from reslab._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from reslab.tasks.catalog import TASKS as TASKS
+    from reslab.tasks.classify import Classification as Classification
+    from reslab.tasks.classify import Classify as Classify
+    from reslab.tasks.task import Metrics as Metrics
+    from reslab.tasks.task import Step as Step
+    from reslab.tasks.task import Task as Task
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "TASKS": "reslab.tasks.catalog",
+        "Classification": "reslab.tasks.classify",
+        "Classify": "reslab.tasks.classify",
+        "Metrics": "reslab.tasks.task",
+        "Step": "reslab.tasks.task",
+        "Task": "reslab.tasks.task",
+    },
+)

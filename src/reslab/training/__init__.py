@@ -1,1 +1,46 @@
-"""Training: ``fit`` and what it is handed."""
+"""Training: ``fit``, what it is handed, and the tests before it.
+
+``fit(model, task, loaders, optimizer=..., schedule=...)`` is one function, in ``loop.py``, to be read from top to bottom.
+"""
+
+from typing import TYPE_CHECKING
+
+from reslab._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from reslab.training.evaluation import evaluate as evaluate
+    from reslab.training.loop import Recorder as Recorder
+    from reslab.training.loop import fit as fit
+    from reslab.training.lr_range import lr_range_test as lr_range_test
+    from reslab.training.optim import adamw as adamw
+    from reslab.training.optim import lamb as lamb
+    from reslab.training.optim import muon as muon
+    from reslab.training.optim import sgd as sgd
+    from reslab.training.options import TrainOptions as TrainOptions
+    from reslab.training.schedule import constant as constant
+    from reslab.training.schedule import cosine as cosine
+    from reslab.training.schedule import multistep as multistep
+    from reslab.training.schedule import one_cycle as one_cycle
+    from reslab.training.schedule import triangle as triangle
+    from reslab.training.schedule import warm_up as warm_up
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "Recorder": "reslab.training.loop",
+        "TrainOptions": "reslab.training.options",
+        "adamw": "reslab.training.optim",
+        "constant": "reslab.training.schedule",
+        "cosine": "reslab.training.schedule",
+        "evaluate": "reslab.training.evaluation",
+        "fit": "reslab.training.loop",
+        "lamb": "reslab.training.optim",
+        "lr_range_test": "reslab.training.lr_range",
+        "multistep": "reslab.training.schedule",
+        "muon": "reslab.training.optim",
+        "one_cycle": "reslab.training.schedule",
+        "sgd": "reslab.training.optim",
+        "triangle": "reslab.training.schedule",
+        "warm_up": "reslab.training.schedule",
+    },
+)
