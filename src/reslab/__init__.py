@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from reslab.models.catalog import create_model, list_models
     from reslab.probe.diagnose import diagnose
     from reslab.probe.watch import watch
-    from reslab.weights.load import load_weights
+    from reslab.weights import load_weights
 
 HOMES = {
     "create_model": "reslab.models.catalog",
     "diagnose": "reslab.probe.diagnose",
     "list_models": "reslab.models.catalog",
-    "load_weights": "reslab.weights.load",
+    "load_weights": "reslab.weights",
     "watch": "reslab.probe.watch",
 }
 

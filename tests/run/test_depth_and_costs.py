@@ -9,7 +9,6 @@ from torch import nn
 
 from reslab.config import ModelConfig, TrainConfig
 from reslab.errors import RequestError
-from reslab.models.weights import load_own_weights
 from reslab.probe.shattering import shattering
 from reslab.records import RunFolder
 from reslab.run.assemble import build_subject
@@ -19,6 +18,7 @@ from reslab.run.diagnose import first_batch
 from reslab.run.recorder import Display
 from reslab.run.train import train
 from reslab.train.trial import Way
+from reslab.weights import load_state, read_safetensors
 
 CPU = torch.device("cpu")
 
@@ -32,7 +32,7 @@ def test_the_depth_is_that_of_the_first_and_of_the_last_weights(tmp_path, name, 
     subject = build_subject(config, Display(), device=CPU)
     batch = first_batch(subject.data, config, device=CPU)
     assert found["start"].shattering == shattering(subject.model.train(), batch)
-    load_own_weights(subject.model, folder.last_weights)
+    load_state(subject.model, read_safetensors(folder.last_weights), where=str(folder.last_weights))
     assert found["end"].shattering == shattering(subject.model.train(), batch)
     assert found["start"] != found["end"]
     for record in found.values():

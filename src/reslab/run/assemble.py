@@ -27,7 +27,7 @@ from reslab.train.options import FitOptions, check_options
 from reslab.train.precision import check_amp
 from reslab.train.schedule import Schedule
 from reslab.train.seeds import seed_everything
-from reslab.weights.load import load_weights
+from reslab.weights import load_weights
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from dataclasses import asdict
 import torch
 
 from reslab.config import build, load_config
-from reslab.models.weights import load_own_weights
 from reslab.probe.depth import ENOUGH, fewer, measured
 from reslab.probe.paths import path_spectrum
 from reslab.probe.shattering import shattering
@@ -15,6 +14,7 @@ from reslab.records import DepthRecord, RunFolder, encode, write_atomic
 from reslab.run.assemble import Subject, build_subject
 from reslab.run.diagnose import first_batch
 from reslab.run.recorder import Display
+from reslab.weights import load_state, read_safetensors
 
 
 def record_depth(folder: RunFolder) -> dict[str, DepthRecord]:
@@ -31,7 +31,7 @@ def record_depth(folder: RunFolder) -> dict[str, DepthRecord]:
     subject = build_subject(config, Display(), device=device)
     batch = first_batch(subject.data, config, device=device)
     found = {"start": depth_now(subject, batch)}
-    load_own_weights(subject.model, folder.last_weights)
+    load_state(subject.model, read_safetensors(folder.last_weights), where=str(folder.last_weights))
     found["end"] = depth_now(subject, batch)
     write_atomic(folder.depth, encode({when: asdict(record) for when, record in found.items()}) + "\n")
     return found

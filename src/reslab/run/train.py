@@ -11,7 +11,6 @@ from reslab.config.changes import as_before, differences
 from reslab.data.prepare import Data, Place, check_classes
 from reslab.distributed import launched_ranks, local_device, process_group
 from reslab.errors import RequestError
-from reslab.models.weights import save_weights
 from reslab.probe.training import step_readings
 from reslab.records import Evaluation, RunFolder, RunRecord, encode, write_atomic
 from reslab.report.page import write_page
@@ -24,6 +23,7 @@ from reslab.train.failure import NonFiniteError
 from reslab.train.fit import FitResult, Probe, fit
 from reslab.train.precise_norm import reestimate_norms
 from reslab.train.progress import Weights, copy_weights
+from reslab.weights import save_weights
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from reslab.data.prepare import Data, check_classes, fit_for_prediction
 from reslab.data.sources import SOURCES
 from reslab.data.transforms import Preprocess
 from reslab.errors import RequestError
-from reslab.models.weights import load_own_weights
 from reslab.records import RunFolder, decode
 from reslab.run.measure import evaluate_split
 from reslab.tasks.classify import Classify, probabilities
 from reslab.train.evaluate import to_device
+from reslab.weights import load_state, read_safetensors
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def open_run(folder: RunFolder, *, weights: str = "", device: torch.device | Non
     config = load_config(folder.config)
     model = build.model(config.model, num_classes=card["num_classes"], in_channels=preprocess.channels)
     paths = {"": folder.weights, "best": folder.weights, "last": folder.last_weights}
-    load_own_weights(model, paths.get(weights, Path(weights)))
+    file = paths.get(weights, Path(weights))
+    load_state(model, read_safetensors(file), where=str(file))
     return TrainedModel(model.to(device or torch.device("cpu")).eval(), card["classes"], preprocess, config)
 
 
