@@ -25,10 +25,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from measure import RESULTS, parse_flags, ratios, report, summary
-from peers.common import Clock, Watch
 from reslab.cli.config_flags import read_flags
 
+from measure import RESULTS, parse_flags, ratios, report, summary
+from peers.common import Clock, Watch
 from reslab.distributed import LOCAL
 from reslab.records import RunFolder, RunRecord, encode
 from reslab.run.assemble import assemble

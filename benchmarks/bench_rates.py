@@ -13,12 +13,12 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from reslab.training.trial import Trial, Way
 
 from measure import interleave, parse_flags, ratios, report, summary
 from reslab import create_model
 from reslab.models.count import count_operations
 from reslab.training.evaluation import AmpKind
-from reslab.training.trial import Trial, Way
 
 SIZE = 2048  # of the matrices
 BATCH = 128

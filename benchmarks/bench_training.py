@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reslab.training.trial import Wishes, choose_speed
 from torch import nn
 
 from measure import interleave, parse_flags, ratios, report, summary
@@ -41,7 +42,6 @@ from reslab.training.loop import fit
 from reslab.training.optim import sgd
 from reslab.training.options import FitOptions
 from reslab.training.schedule import constant
-from reslab.training.trial import Wishes, choose_speed
 
 NETWORKS = ("resnet20", "resnet56")
 STEPS = {"resnet20": 60, "resnet56": 30}  # counted steps of a measurement

@@ -20,11 +20,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from reslab.data.options import DataOptions
-from reslab.run.config import ModelOptions, RunConfig
-from reslab.training.options import OptimOptions, TrainOptions
 from reslab.records import EpochRecord, as_percent
+from reslab.run.config import ModelOptions, RunConfig
 from reslab.run.recorder import Display
 from reslab.run.train import train
+from reslab.training.options import OptimOptions, TrainOptions
 
 
 class ScaledBlock(nn.Module):

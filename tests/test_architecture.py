@@ -11,7 +11,7 @@ from reslab.models.catalog import create_model, list_models
 from reslab.probe.diagnose import diagnose
 from reslab.probe.watch import watch
 from reslab.run.config import FLAGS, option_paths
-from reslab.weights.load import load_weights
+from reslab.weights import load_weights
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "reslab"

@@ -24,8 +24,9 @@ cli         the commands
 from typing import TYPE_CHECKING
 
 from reslab._lazy import lazy_names
-from reslab.errors import RequestError, WorkFailed
-from reslab.version import __version__
+from reslab.errors import RequestError as RequestError
+from reslab.errors import WorkFailed as WorkFailed
+from reslab.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from reslab.models.catalog import create_model as create_model
@@ -34,14 +35,14 @@ if TYPE_CHECKING:
     from reslab.probe.watch import watch as watch
     from reslab.run.load import load as load
     from reslab.run.train import train as train
-    from reslab.weights.load import load_weights as load_weights
+    from reslab.weights import load_weights as load_weights
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "create_model": "reslab.models.catalog",
         "list_models": "reslab.models.catalog",
-        "load_weights": "reslab.weights.load",
+        "load_weights": "reslab.weights",
         "train": "reslab.run.train",
         "load": "reslab.run.load",
         "diagnose": "reslab.probe.diagnose",

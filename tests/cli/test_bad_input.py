@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from reslab.models.catalog import create_model
-from reslab.models.weights import save_weights
 from reslab.records import RunFolder
+from reslab.weights import save_weights
 
 SMALL = ["train", "--model", "resnet8", "--threads", "1", "--device", "cpu", "--out", "new"]
 TINY = [*SMALL, "--data", "digits", "--steps", "2"]
@@ -156,13 +156,13 @@ CASES = {
         "train --out run --resume --lr 0.5", r"run was started with other options.*optim\.lr was 0\.1, now 0\.5"
     ),
     "weights of another depth": (
-        "evaluate run --weights other.safetensors", r"other\.safetensors doesn't fit.*keys are unexpected \(layer1\.1"
+        "evaluate run --weights other.safetensors", r"other\.safetensors doesn't fit.*unexpected keys \(layer1\.1"
     ),
     "weights of another width": (
         "evaluate run --weights wider.safetensors",
-        r"2 keys have another shape \(fc\.weight \(7, 64\) instead of \(10, 64\)",
+        r"2 keys of another shape \(fc\.weight \(7, 64\) instead of \(10, 64\)",
     ),
-    "weights that are none": ("evaluate run --weights garbage.safetensors", r"is no whole safetensors file"),
+    "weights that are none": ("evaluate run --weights garbage.safetensors", r"is not a valid safetensors file"),
     "absent weights": ("predict run tiny.png --weights gone.safetensors", r"No such weights file: gone\.safetensors"),
     "evaluate of what is no run": ("evaluate photos", r"photos is not a run: it has no run\.json"),
     "evaluate of an unfinished run": ("evaluate unfinished", r"unfinished has no weights yet: the run is interrupted"),

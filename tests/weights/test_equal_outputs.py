@@ -7,94 +7,82 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 import torchvision
-from networks import images, scramble
-from torch import Tensor
+from their_networks import images, scramble, their_logits
 
+from reslab.models.architecture import Architecture
 from reslab.models.catalog import create_model
-from reslab.weights.files import read_tensors
-from reslab.weights.load import load_weights, open_weights
-from reslab.weights.write import to_layout
+from reslab.weights import load_weights, open_weights, read_weights
+from reslab.weights._convert import to_layout
 
-TORCHVISION = {
-    "resnet18": "resnet18",
-    "resnet50": "resnet50",
-    "resnext50_32x4d": "resnext50_32x4d",
-    "mobilenet_v3_small": "mobilenet_v3_small",
+PEERS = {
+    # library and name: ours
+    ("torchvision", "resnet18"): "resnet18",
+    ("torchvision", "resnet50"): "resnet50",
+    ("torchvision", "resnext50_32x4d"): "resnext50_32x4d",
+    ("torchvision", "mobilenet_v3_small"): "mobilenet_v3_small",
+    ("timm", "resnet18"): "resnet18",
+    ("timm", "resnet18d"): "resnet18d",
+    ("timm", "resnet50c"): "resnet50c",
+    ("timm", "resnet50d"): "resnet50d",
+    ("timm", "seresnet50"): "seresnet50",
+    ("timm", "ecaresnet50t"): "ecaresnet50t",
+    ("timm", "resnet50_gn"): "resnet50_gn",
+    ("timm", "resnetv2_18"): "preresnet18",
+    ("timm", "resnetv2_50"): "preresnet50",
+    ("timm", "resnetv2_50d"): "preresnet50d",
+    ("timm", "resnetv2_50x1_bit"): "preresnet50_bit",
+    ("timm", "nf_resnet50"): "nf_resnet50",
+    ("timm", "nf_seresnet50"): "nf_seresnet50",
+    ("timm", "nf_ecaresnet50"): "nf_resnet50 with attention='eca'",
+    ("timm", "resnet26t"): "resnet18d with block='bottleneck' and stem='deep_tiered'",
 }
-TIMM = {
-    # timm's name: ours
-    "resnet18": "resnet18",
-    "resnet18d": "resnet18d",
-    "resnet50c": "resnet50c",
-    "resnet50d": "resnet50d",
-    "seresnet50": "seresnet50",
-    "ecaresnet50t": "ecaresnet50t",
-    "resnet50_gn": "resnet50_gn",
-    "resnetv2_18": "preresnet18",
-    "resnetv2_50": "preresnet50",
-    "resnetv2_50d": "preresnet50d",
-    "resnetv2_50x1_bit": "preresnet50_bit",
-    "nf_resnet50": "nf_resnet50",
-    "nf_seresnet50": "nf_seresnet50",
-    "nf_ecaresnet50": "nf_resnet50 with attention='eca'",
-    "resnet26t": "resnet18d with block='bottleneck' and stem='deep_tiered'",
-}
+WRITTEN = [(*peer, ours) for peer, ours in PEERS.items() if peer[0] == "timm" and "with" not in ours]
+WRITTEN = [*WRITTEN[2:], ("torchvision", "wide_resnet50_2", "wide_resnet50_2")]
 
 
-def check_equal(theirs: torch.nn.Module, path: Path) -> str:
-    """Saves theirs, opens it as ours, compares logits in float64. Returns what it was recognised as."""
-    torch.save({"state_dict": theirs.state_dict(), "epoch": 1}, path)
-    ours, report = open_weights(path)
-    load_weights(ours.double().eval(), path)  # in float64 nothing is rounded
+def build(library: str, name: str, timm) -> torch.nn.Module:
+    options = {"weights": None} if library == "torchvision" else {}
+    make = getattr(torchvision.models, name) if library == "torchvision" else lambda **o: timm.create_model(name, **o)
+    return make(num_classes=7, **options).double()
+
+
+def opened(path: Path, state: dict[str, torch.Tensor]):
+    """The network that is recognised in a checkpoint, in float64, where nothing is rounded; and the report."""
+    torch.save({"state_dict": state, "epoch": 1}, path)
+    network, report = open_weights(path)
+    load_weights(network.double().eval(), path)
+    assert {row.action for row in report.rows if row.key and row.name} <= {"loaded", "adapted"}
+    return network, report
+
+
+@pytest.mark.parametrize(("library", "name"), PEERS)
+def test_peers_are_recognised_and_equal(tmp_path, timm, library, name):
+    theirs = scramble(build(library, name, timm))
+    ours, report = opened(tmp_path / "theirs.pth", theirs.state_dict())
+    assert report.model == PEERS[library, name]
     with torch.no_grad():
         expected = theirs(images())
         torch.testing.assert_close(ours(images()), expected, rtol=0, atol=1e-10)
     assert expected.std() > 1e-3
-    assert {row.action for row in report.rows if row.key and row.name} <= {"loaded", "adapted"}
-    return report.model
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
-def test_torchvision(tmp_path, name):
-    theirs = scramble(getattr(torchvision.models, name)(weights=None, num_classes=7).double())
-    assert check_equal(theirs, tmp_path / "theirs.pth") == TORCHVISION[name]
-
-
-@pytest.mark.parametrize("name", TIMM)
-def test_timm(tmp_path, timm, name):
-    theirs = scramble(timm.create_model(name, num_classes=7).double())
-    assert check_equal(theirs, tmp_path / "theirs.pth") == TIMM[name]
-
-
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [(theirs, ours) for theirs, ours in TIMM.items() if "with" not in ours and theirs not in ("resnet18", "resnet18d")],
-)
-def test_timm_loads_what_is_written_for_it(timm, theirs, ours):
+@pytest.mark.parametrize(("library", "theirs", "ours"), WRITTEN)
+def test_peers_load_what_is_written_for_them(timm, library, theirs, ours):
     network = scramble(create_model(ours, 7).double())
-    written, notes = to_layout(network.state_dict(), "timm", network.architecture)
-    other = timm.create_model(theirs, num_classes=7).double().eval()
+    written, notes = to_layout(network.state_dict(), library, network.architecture)
+    other = build(library, theirs, timm).eval()
     other.load_state_dict(written, strict=True)
     assert not notes
     with torch.no_grad():
         torch.testing.assert_close(other(images()), network(images()), rtol=0, atol=1e-10)
 
 
-def test_torchvision_loads_what_is_written_for_it():
-    network = scramble(create_model("wide_resnet50_2", 7).double())
-    other = torchvision.models.wide_resnet50_2(weights=None, num_classes=7).double().eval()
-    other.load_state_dict(to_layout(network.state_dict(), "torchvision", network.architecture)[0], strict=True)
-    with torch.no_grad():
-        torch.testing.assert_close(other(images()), network(images()), rtol=0, atol=1e-10)
-
-
-def test_timms_networks_that_compute_something_else_are_refused(timm, tmp_path):
+def test_peers_that_compute_something_else_are_refused(timm, tmp_path):
     for name, reason in {
         "resnetv2_50d_gn": "32 channels into 32 groups",
-        "skresnet50": "first block has 0 convolutions",
-        "resnetrs50": "it has besides maxpool.0.weight",
+        "skresnet50": "no layer1.0.conv1.weight",
+        "resnetrs50": r"unexpected keys? \(maxpool.0.weight",
         "nf_regnet_b0": "no network of ours has a place for",
     }.items():
         torch.save(timm.create_model(name, num_classes=7).state_dict(), tmp_path / f"{name}.pth")
@@ -102,49 +90,70 @@ def test_timms_networks_that_compute_something_else_are_refused(timm, tmp_path):
             open_weights(tmp_path / f"{name}.pth")
 
 
-# ---- trained weights
+# ---- the repositories that everybody starts from
 
 
-def trained(depth: int) -> Path:
+def renamed(state, *pairs):
+    """The tensors under names in which each first text is replaced by the second."""
+    result = {}
+    for name, value in state.items():
+        for old, new in pairs:
+            name = name.replace(old, new)
+        result[name] = value
+    return result
+
+
+SMALL = Architecture("basic", (1, 1, 1, 1), stem="small", num_classes=10)
+REPOSITORIES = {
+    # layout: our network, the name that it is given, how they call its parts, and how they compute
+    "akamaster": (
+        create_model("resnet8", shortcut="zero_pad_both"), "resnet8 with shortcut='zero_pad_both'",
+        [("fc.", "linear.")], {"block": "layer{}.{}", "head": "linear"},
+    ),
+    "kuangliu": (
+        create_model(SMALL), "resnet18_small with num_blocks=(1, 1, 1, 1)",
+        [("fc.", "linear."), ("downsample", "shortcut")], {"block": "layer{}.{}", "head": "linear"},
+    ),
+    "xternalz": (
+        create_model("wide_resnet16_4", 10), "wide_resnet16_4",
+        [*((f"layer{s}.", f"block{s}.layer.") for s in (1, 2, 3)), ("downsample.0", "convShortcut"), ("norm.", "bn1.")],
+        {"block": "block{}.layer.{}", "head": "fc", "preactivation": True},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("layout", REPOSITORIES)
+def test_repositories_are_recognised_and_equal(tmp_path, layout, prefix):
+    network, title, names, how = REPOSITORIES[layout]
+    state = renamed(scramble(network).double().state_dict(), *names)
+    ours, report = opened(tmp_path / "ckpt.pth", {prefix + name: value for name, value in state.items()})
+    assert (report.layout, report.model, report.prefix) == (layout, title, prefix)
+    assert ours.architecture == network.architecture
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images(32)), their_logits(state, images(32), **how), rtol=0, atol=1e-10)
+
+
+def test_a_preactivation_network_without_last_norm_is_refused(tmp_path):
+    state = create_model("preresnet18_small", 10).state_dict()
+    theirs = renamed({k: v for k, v in state.items() if not k.startswith("norm.")}, ("fc.", "linear."))
+    torch.save(theirs, tmp_path / "preact.pth")
+    with pytest.raises(ValueError, match=r"PreActResNet, and it has neither norm nor activation between the last"):
+        open_weights(tmp_path / "preact.pth")
+
+
+@pytest.mark.parametrize("depth", [20, 56])
+def test_trained_weights_are_recognised_and_equal(depth):
     if "RESLAB_DATA" not in os.environ:
         pytest.skip("needs real data: set RESLAB_DATA to a folder with pretrained-cifar10/")
     path = Path(os.environ["RESLAB_DATA"]) / "pretrained-cifar10" / f"resnet{depth}.safetensors"
     if not path.is_file():
         pytest.skip(f"needs real data: there is no {path}")
-    return path
-
-
-def akamasters_logits(weights: dict[str, Tensor], x: Tensor, *, num_blocks: int) -> Tensor:
-    """https://github.com/akamaster/pytorch_resnet_cifar10/blob/master/resnet.py in eval mode, option A, spelled out."""
-
-    def conv_norm(x: Tensor, conv: str, norm: str, stride: int = 1) -> Tensor:
-        x = F.conv2d(x, weights[f"{conv}.weight"].double(), stride=stride, padding=1)
-        mean, var, scale, shift = (
-            weights[f"{norm}.{part}"].double() for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        return F.batch_norm(x, mean, var, scale, shift, eps=1e-5)
-
-    x = F.relu(conv_norm(x, "conv1", "bn1"))
-    for stage, planes in enumerate((16, 32, 64), start=1):
-        for index in range(num_blocks):
-            block, stride = f"layer{stage}.{index}", 2 if stage > 1 and index == 0 else 1
-            out = F.relu(conv_norm(x, f"{block}.conv1", f"{block}.bn1", stride))
-            out = conv_norm(out, f"{block}.conv2", f"{block}.bn2")
-            if stride != 1:
-                x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, planes // 4, planes // 4), "constant", 0)
-            x = F.relu(out + x)
-    x = F.avg_pool2d(x, x.shape[3]).flatten(1)
-    return F.linear(x, weights["linear.weight"].double(), weights["linear.bias"].double())
-
-
-@pytest.mark.parametrize("depth", [20, 56])
-def test_weights_trained_by_others_are_recognised_and_equal(depth):
-    path = trained(depth)
     network, report = open_weights(path)
-    assert report.layout == "akamaster"
-    assert report.model == f"resnet{depth} with shortcut='zero_pad_both'"
+    assert (report.layout, report.model) == ("akamaster", f"resnet{depth} with shortcut='zero_pad_both'")
     assert network.fc.out_features == 10
     assert "half before and half after" in report.assumptions[0]
-    expected = akamasters_logits(read_tensors(path), images(32), num_blocks=(depth - 2) // 6)
+    state = {name: value.double() for name, value in read_weights(path).tensors.items()}
+    expected = their_logits(state, images(32), **REPOSITORIES["akamaster"][3])
     with torch.no_grad():
         torch.testing.assert_close(network.double().eval()(images(32)), expected, rtol=0, atol=1e-10)

@@ -11,14 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reslab.errors import RequestError
-from reslab.models.architecture import Architecture
+from reslab.models.architecture import Architecture, change
 from reslab.models.catalog import MODELS, create_model
-from reslab.weights.files import WeightsFile
-from reslab.weights.identify import identify, identify_as
-from reslab.weights.load import fit
-from reslab.weights.names import Recognition, differences, name_of
-from reslab.weights.recognise import recognise
-from reslab.weights.shapes import signature
+from reslab.weights._files import WeightsFile, shapes_of
+from reslab.weights._load import load_file
+from reslab.weights._recognise import Recognition, differences, identify, nearest_name
+from reslab.weights._recognise import recognise as recognise_shapes
 
 SAME_KEYS = {
     # these have the keys and shapes of another network of the catalog, which is taken, and the choice is said
@@ -29,60 +27,58 @@ SAME_KEYS = {
 LARGE = {"resnet1202", "resnet1001", "preresnet1001"}
 
 
+def meta_state(network, *arguments, **changes) -> dict[str, torch.Tensor]:
+    with torch.device("meta"):
+        return dict(create_model(network, *arguments, **changes).state_dict())
+
+
+def recognise(state, **implied) -> Recognition:
+    return recognise_shapes(shapes_of(state), implied)
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in MODELS])
 def test_the_catalog_is_recognised(name):
-    with torch.device("meta"):
-        state = create_model(name, 7, in_channels=4).state_dict()
+    state = meta_state(name, 7, in_channels=4)
     found = recognise(state)
-    assert (found.name, found.changes) == (SAME_KEYS.get(name, name), {})
+    assert found.nearest == (SAME_KEYS.get(name, name), {})
     assert (found.num_classes, found.in_channels) == (7, 4)
     assert bool(found.assumptions) or name not in SAME_KEYS
-    if found.architecture:
-        assert set(signature(found.architecture)) == set(state)
+    assert meta_state(found.network).keys() == state.keys()
 
 
-@pytest.mark.parametrize(
-    ("name", "changes"),
-    [
-        ("resnet20", {"shortcut": "projection"}),
-        ("resnet20", {"shortcut": "projection_all"}),
-        ("resnet56", {"norm": "group"}),
-        ("resnet20", {"connection": "rezero"}),
-        ("resnet20", {"connection": "layer_scale"}),
-        ("resnet20", {"connection": "exclusive_gate"}),
-        ("resnet56", {"ndim": 1}),
-        ("resnet20", {"ndim": 3}),
-        ("resnet50", {"stem": "deep_tiered"}),
-        ("preresnet20", {"attention": "se"}),
-        ("resnet20", {"conv_bias": "all"}),
-    ],
-)
+CHANGED = [
+    ("resnet20", {"shortcut": "projection"}),
+    ("resnet20", {"shortcut": "projection_all"}),
+    ("resnet56", {"norm": "group"}),
+    ("resnet20", {"connection": "rezero"}),
+    ("resnet20", {"connection": "layer_scale"}),
+    ("resnet20", {"connection": "exclusive_gate"}),
+    ("resnet56", {"ndim": 1}),
+    ("resnet20", {"ndim": 3}),
+    ("resnet50", {"stem": "deep_tiered"}),
+    ("preresnet20", {"attention": "se"}),
+    ("resnet20", {"conv_bias": "all"}),
+    ("resnet26", {}),  # depths that the catalog doesn't list
+    ("preresnet14", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), CHANGED)
 def test_a_changed_network_is_named_by_its_change(name, changes):
-    with torch.device("meta"):
-        found = recognise(create_model(name, **changes).state_dict())
-    assert (found.name, found.changes) == (name, changes)
-
-
-def test_a_depth_that_goes_by_number():
-    with torch.device("meta"):
-        assert recognise(create_model("resnet26").state_dict()).name == "resnet26"
-        assert recognise(create_model("preresnet14").state_dict()).name == "preresnet14"
+    assert recognise(meta_state(name, **changes)).nearest == (name, changes)
 
 
 def test_a_network_without_a_name_is_built_from_its_architecture():
     odd = Architecture("basic", (1, 3), (24, 40), "small", stem_width=12, shortcut="projection_pool", num_classes=5)
-    found = recognise(create_model(odd).state_dict())
-    assert (found.name, found.architecture, found.title) == ("", odd, "a network without a name")
+    found = recognise(meta_state(odd))
+    assert (found.nearest, found.network, found.title) == (("", {}), odd, "a network without a name")
     assert found.call.startswith("create_model(Architecture(block='basic', num_blocks=(1, 3)")
     assert found.build().architecture == odd
 
 
 def test_assumptions_are_said():
-    with torch.device("meta"):
-        states = {
-            name: create_model(name).state_dict() for name in ("resnet20", "resnet18", "resnet50", "preresnet50_bit")
-        }
-    said = {name: " ".join(recognise(state).assumptions) for name, state in states.items()}
+    names = ("resnet20", "resnet18", "resnet50", "preresnet50_bit")
+    said = {name: " ".join(recognise(meta_state(name)).assumptions) for name in names}
     assert said["resnet18"] == ""
     assert "no projections, so shortcut='zero_pad'" in said["resnet20"]
     assert "'zero_pad_both' (option A) and 'none' (a plain network) have the same keys" in said["resnet20"]
@@ -92,84 +88,54 @@ def test_assumptions_are_said():
 
 
 def test_what_the_layout_implies_is_not_assumed():
-    with torch.device("meta"):
-        found = recognise(create_model("resnet20").state_dict(), {"shortcut": "zero_pad_both"})
-    assert (found.changes, found.assumptions) == ({"shortcut": "zero_pad_both"}, ())
+    found = recognise(meta_state("resnet20"), shortcut="zero_pad_both")
+    assert (found.nearest[1], found.assumptions) == ({"shortcut": "zero_pad_both"}, ())
     assert found.call == "create_model('resnet20', num_classes=10, shortcut='zero_pad_both')"
 
 
 def test_weights_without_a_head():
-    state = create_model("resnet20").state_dict()
-    found = recognise({key: value for key, value in state.items() if not key.startswith("fc.")})
-    assert (found.name, found.num_classes) == ("resnet20", 0)
-    assert found.call == "create_model('resnet20')"
+    found = recognise({key: value for key, value in meta_state("resnet20").items() if not key.startswith("fc.")})
+    assert (found.nearest, found.num_classes, found.call) == (("resnet20", {}), 0, "create_model('resnet20')")
     assert found.build(4).fc.out_features == 4
     with pytest.raises(RequestError, match=r"resnet20 without its head. Say how many classes .*--num-classes K"):
         found.build()
 
 
-def without(state, *patterns):
-    return {key: value for key, value in state.items() if not any(pattern in key for pattern in patterns)}
+STRANGE = {
+    # what resnet20 lacks, what it has instead, and the message
+    "no block": ("layer2.1.", {}, "no block layer2.1, but later ones"),
+    "no stage": ("layer2.", {}, "no block layer2.0, but later ones"),
+    "no stem": ("conv1.weight", {}, "no conv1.weight"),
+    "no norm": ("layer3.2.bn2", {}, r"3-3-3 basic blocks, but .*: 4 missing keys \(layer3.2.bn2.weight, .* and 1 more"),
+    "more": ("-", {"layer1.0.extra.weight": (1,)}, r"1 unexpected key \(layer1.0.extra.weight"),
+    "stem of 5": ("-", {"conv1.weight": (16, 3, 5, 5)}, "kernel of its stem has side 5"),
+    "other shape": (
+        "-", {"layer2.1.conv1.weight": (32, 31, 3, 3)}, r"layer2.1.conv1.weight \(32, 31, 3, 3\) instead of \(32, 32,"
+    ),
+    "nothing": ("", {"a": (1,), "b": (2,), "c": (3,), "d": (4,)}, r"no layout that reslab knows \(a, b, c and 1 more"),
+}  # fmt: skip
 
 
-def strange(kind: str) -> dict[str, torch.Tensor]:
-    with torch.device("meta"):
-        state = create_model("resnet20").state_dict()
-    match kind:
-        case "no block":
-            return without(state, "layer2.1.")
-        case "no stage":
-            return without(state, "layer2.")
-        case "no stem":
-            return {key: value for key, value in state.items() if key != "conv1.weight"}
-        case "no norm":
-            return without(state, "layer3.2.bn2")
-        case "more":
-            return {**state, "layer1.0.extra.weight": torch.ones(1)}
-        case "stem of 5":
-            return {**state, "conv1.weight": torch.ones(16, 3, 5, 5)}
-        case "other shape":
-            return {**state, "layer2.1.conv1.weight": torch.ones(32, 31, 3, 3)}
-        case _:
-            return {"a": torch.ones(1), "b": torch.ones(2), "c": torch.ones(3), "d": torch.ones(4)}
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("no block", "no block layer2.1, but later ones"),
-        ("no stage", "no block layer2.0, but later ones"),
-        ("no stem", "no conv1.weight"),
-        ("no norm", r"3-3-3 basic blocks, but of none of ours: it lacks layer3.2.bn2.bias, .* and 1 more"),
-        ("more", "it has besides layer1.0.extra.weight"),
-        ("stem of 5", "kernel of its stem has side 5"),
-        ("other shape", r"of another shape are layer2.1.conv1.weight \(32, 31, 3, 3\) instead of \(32, 32, 3, 3\)"),
-        ("nothing", r"no layout that reslab knows \(a, b, c and 1 more\)"),
-    ],
-)
-def test_what_is_no_network_of_ours_is_refused_with_the_keys_that_stand_in_the_way(kind, message):
+@pytest.mark.parametrize("kind", STRANGE)
+def test_other_networks_are_refused_with_the_keys_in_the_way(kind):
+    lacking, instead, message = STRANGE[kind]
+    shapes = {k: shape for k, shape in shapes_of(meta_state("resnet20")).items() if not k.startswith(lacking)}
     with pytest.raises(RequestError, match=message):
-        recognise(strange(kind))
+        recognise_shapes({**shapes, **instead}, {})
 
 
 def test_names_and_differences():
-    resnet20, plain20 = MODELS["resnet20"], MODELS["plain20"]
-    assert isinstance(resnet20, Architecture)
-    assert isinstance(plain20, Architecture)
-    assert differences(plain20, resnet20) == {"shortcut": "none"}
-    assert name_of(plain20) == ("plain20", {})
-    assert (
-        Recognition("resnet50", {}, None, 1000, 1).call == "create_model('resnet50', num_classes=1000, in_channels=1)"
-    )
+    assert differences(MODELS["plain20"], MODELS["resnet20"]) == {"shortcut": "none"}
+    assert nearest_name(MODELS["plain20"]) == ("plain20", {})
+    assert Recognition(MODELS["resnet50"], 1000, 1).call == "create_model('resnet50', num_classes=1000, in_channels=1)"
+    changed = Recognition(change(MODELS["resnet20"], shortcut="zero_pad_both"), 10, 3)
+    assert changed.title == "resnet20 with shortcut='zero_pad_both'"
 
 
-def metas() -> dict[str, dict[str, torch.Tensor]]:
-    names = ("resnet20", "resnet50d", "preresnet50", "nf_resnet20", "seresnet20", "fixup_resnet20")
-    with torch.device("meta"):
-        return {name: dict(create_model(name).state_dict()) for name in names}
-
-
-META = metas()
+META = {
+    name: meta_state(name)
+    for name in ("resnet20", "resnet50d", "preresnet50", "nf_resnet20", "seresnet20", "fixup_resnet20")
+}
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -196,6 +162,6 @@ def test_damaged_keys_and_shapes_never_end_in_another_error(data):
     with contextlib.suppress(RequestError):
         identify(file).build()
     with contextlib.suppress(RequestError):
-        identify_as(file, name)
+        identify(file, name)
     with contextlib.suppress(RequestError), torch.device("meta"):
-        fit(create_model("resnet8"), file, num_classes="adapt")
+        load_file(create_model("resnet8"), file, adapt_head=True, adapt_channels=True)

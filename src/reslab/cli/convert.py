@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,15 +11,15 @@ import tyro
 from reslab.cli._output import console, parse, print_json, table
 
 if TYPE_CHECKING:
-    from reslab.weights.report import LoadReport
+    from reslab.weights import LoadReport
 
 
 @dataclass
 class ConvertFlags:
-    """Somebody else's weights to ours, or ours to somebody else's, with a report of every key."""
+    """Convert third-party weights to ours, or ours to torchvision's or timm's, with a report of every key."""
 
     file: Annotated[Path, tyro.conf.Positional]
-    """safetensors, a torch file, Keras' HDF5, or the folder of a run."""
+    """safetensors, a torch file, Keras HDF5, or the folder of a bundle or run."""
     model: str = ""
     """The network that the weights are of; by default the one that keys and shapes show. `reslab models` lists all."""
     to: Literal["reslab", "torchvision", "timm"] = "reslab"
@@ -43,25 +43,24 @@ class ConvertFlags:
 
 
 def run(arguments: list[str]) -> int:
-    """Parse, converts, prints. Return the exit code."""
+    """Convert a file and print what became of its keys. Returns the exit code."""
     flags = parse(ConvertFlags, arguments, command="convert")
 
-    from reslab.weights.convert import convert
+    from reslab.weights import convert
 
     done = convert(
         flags.file,
         model=flags.model or None,
         to=flags.to,
-        out=None if flags.dry_run else Path(flags.out or default_out(flags.file, flags.to)),
         num_classes=flags.num_classes or None,
         adapt_head=flags.adapt_head,
         ema=flags.ema,
-        force=flags.force,
     )
-    written = [str(path) for path in (done.out, done.card) if path is not None]
+    out = Path(flags.out or default_out(flags.file, flags.to))
+    written = [] if flags.dry_run else [str(path) for path in done.save(out, force=flags.force)]
     if flags.json:
-        found = {"call": done.found.call, "written": written, "card": done.content, "report": done.report.to_dict()}
-        print_json(found)
+        card, report = asdict(done.card), done.report.to_dict()
+        print_json({"call": done.found.call, "written": written, "card": card, "report": report})
         return 0
     print_report(done.report, build=f"reslab.{done.found.call}", every_key=flags.keys)
     console().print(f"written: {', '.join(written)}" if written else "nothing written", markup=False, soft_wrap=True)
@@ -69,7 +68,7 @@ def run(arguments: list[str]) -> int:
 
 
 def default_out(file: Path, to: str) -> str:
-    """Name of the new file, in the folder the command is run in.
+    """Name the new file, in the folder where the command is run.
 
     Example:
         >>> default_out(Path("theirs/model_best.pth.tar"), "reslab")
@@ -82,12 +81,12 @@ def default_out(file: Path, to: str) -> str:
 
 
 def print_report(report: LoadReport, *, build: str, every_key: bool) -> None:
-    """What was recognised, what became of the keys, and what was assumed."""
+    """Print what was recognised, what became of the keys, and what was assumed."""
     screen = console()
     for line in (report.headline, f"build it: {build}"):
         screen.print(line, markup=False, soft_wrap=True)
-    groups = report.ungrouped() if every_key else report.groups()
-    rows = [[group.keys or "-", group.names or "-", group.count, group.action, group.note] for group in groups]
+    groups = [(row, 1) for row in report.rows] if every_key else report.groups()
+    rows = [[row.key or "-", row.name or "-", count, row.action, row.note] for row, count in groups]
     screen.print(table(["in the file", "in the network", "keys", "what", "how"], rows, numeric=["keys"]))
-    for line in [*(f"assumed: {text}" for text in report.assumptions), *(f"note: {text}" for text in report.notes)]:
+    for line in report.remarks:
         screen.print(line, markup=False, soft_wrap=True)

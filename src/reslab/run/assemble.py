@@ -31,7 +31,7 @@ from reslab.training.optim import make_optimizer
 from reslab.training.options import TrainOptions
 from reslab.training.schedule import Hold, Schedule, make_schedule
 from reslab.training.speed import Speed, choose_speed
-from reslab.weights.load import load_weights
+from reslab.weights import load_weights
 
 
 @dataclass(frozen=True)

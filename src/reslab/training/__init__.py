@@ -1,6 +1,6 @@
 """Training: ``fit``, what it is handed, and the tests before it.
 
-``fit(model, task, loaders, optimizer=..., schedule=...)`` is one function, in ``loop.py``, to be read from top to bottom.
+``fit(model, task, loaders, optimizer=..., schedule=...)`` is one function in ``loop.py``; it reads from top to bottom.
 """
 
 from typing import TYPE_CHECKING
