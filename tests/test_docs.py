@@ -40,6 +40,20 @@ def test_readme_snippets_print_what_they_show(name):
         assert result.stdout.strip() == shown.strip()
 
 
+def outline(name):
+    """Levels of a README's headings and rows of its tables, and its code without comments."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    blocks = re.findall(r"```(\w*)\n(.*?)```", text, re.S)
+    plain = re.sub(r"```.*?```", "", text, flags=re.S)
+    code = [[re.sub(r"\s+#.*", "", line) for line in block.splitlines()] for kind, block in blocks if "src/" not in block]
+    tables = [re.findall(r"[\d,.]+(?: %)?", line) for line in plain.splitlines() if line.startswith("|")]
+    return re.findall(r"^#+(?= )", plain, re.M), code, tables, sorted(re.findall(r"\]\((?!README)(.*?)\)", plain))
+
+
+def test_chinese_readme_is_in_step_with_the_english_one():
+    assert outline("README.zh-CN.md") == outline("README.md")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
 def test_examples_run(path, tmp_path):
