@@ -40,13 +40,12 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "create_model": "reslab.models.catalog",
-        "list_models": "reslab.models.catalog",
-        "load_weights": "reslab.weights",
-        "train": "reslab.run.train",
-        "load": "reslab.run.load",
-        "diagnose": "reslab.probe.diagnose",
-        "watch": "reslab.probe.watch",
+        "models.catalog": ("create_model", "list_models"),
+        "probe.diagnose": ("diagnose",),
+        "probe.watch": ("watch",),
+        "run.load": ("load",),
+        "run.train": ("train",),
+        "weights": ("load_weights",),
     },
     here={"RequestError": RequestError, "WorkFailed": WorkFailed, "__version__": __version__},
 )

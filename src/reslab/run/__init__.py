@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "Answer": "reslab.run.load",
-        "Bundle": "reslab.run.load",
-        "Run": "reslab.run.train",
-        "RunConfig": "reslab.run.config",
-        "run_training": "reslab.run.train",
+        "config": ("RunConfig",),
+        "load": ("Answer", "Bundle"),
+        "train": ("Run", "run_training"),
     },
 )

@@ -18,11 +18,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "TASKS": "reslab.tasks.catalog",
-        "Classification": "reslab.tasks.classify",
-        "Classify": "reslab.tasks.classify",
-        "Metrics": "reslab.tasks.task",
-        "Step": "reslab.tasks.task",
-        "Task": "reslab.tasks.task",
+        "catalog": ("TASKS",),
+        "classify": ("Classification", "Classify"),
+        "task": ("Metrics", "Step", "Task"),
     },
 )

@@ -20,16 +20,10 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "BundleCard": "reslab.weights.bundle",
-        "LoadReport": "reslab.weights._report",
-        "convert": "reslab.weights._convert",
-        "load_state": "reslab.weights.bundle",
-        "load_weights": "reslab.weights._load",
-        "open_weights": "reslab.weights._load",
-        "read_bundle": "reslab.weights.bundle",
-        "read_safetensors": "reslab.weights._files",
-        "read_weights": "reslab.weights._files",
-        "save_weights": "reslab.weights.bundle",
-        "write_bundle": "reslab.weights.bundle",
+        "_convert": ("convert",),
+        "_files": ("read_safetensors", "read_weights"),
+        "_load": ("load_weights", "open_weights"),
+        "_report": ("LoadReport",),
+        "bundle": ("BundleCard", "load_state", "read_bundle", "save_weights", "write_bundle"),
     },
 )
