@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,22 +25,22 @@ MAX_TREE_WIDTH = 100
 
 @dataclass
 class ModelsFlags:
-    """The networks that go by name. Any other CIFAR depth 6n+2 works by number too: resnet38, plain26."""
+    """List the named models. Any other CIFAR depth 6n+2 works too: resnet38, plain26."""
 
     pattern: Annotated[str, tyro.conf.Positional] = "*"
     """Shell pattern, such as 'plain*'; quote it."""
     max_params: str = ""
-    """Only networks with at most so many parameters, such as 5M."""
+    """Only networks with at most this number of parameters, such as 5M."""
     max_macs: str = ""
-    """Only networks with at most so many multiply-accumulates an image, such as 1G."""
+    """Only networks with at most this number of multiply-accumulates per image, such as 1G."""
     block: str = ""
-    """Only networks of this block: BasicBlock, Bottleneck, SingleBlock, ... or basic, bottleneck, single."""
+    """Only networks with this block: BasicBlock, Bottleneck, SingleBlock, ... or basic, bottleneck, single."""
     shortcut: str = ""
-    """Only networks of this shortcut: zero_pad, projection, none, ..."""
+    """Only networks with this shortcut: zero_pad, projection, none, ..."""
     sort: Literal["catalog", "name", "params", "macs"] = "catalog"
     """Order of the table."""
     tree: bool = False
-    """Print what one network is made of, equal blocks folded."""
+    """Print the structure of one network, equal blocks folded."""
     graph: Path | None = None
     """Draw one network into this .svg or .png file."""
     json: bool = False
@@ -47,9 +48,9 @@ class ModelsFlags:
 
 
 def run(arguments: list[str]) -> int:
-    """Parse, list, print. Return the exit code."""
+    """Print the catalog, or one network of it. Returns the exit code."""
     flags = parse(ModelsFlags, arguments, command="models")
-    rows = sort_rows(filter_rows(catalog_rows(flags.pattern) or by_number(flags.pattern), flags), flags.sort)
+    rows = sort_rows(filter_rows(find_rows(flags.pattern), flags), flags.sort)
     if flags.tree or flags.graph:
         show_structure(only_name(rows, flags), flags)
     elif flags.json:
@@ -59,89 +60,66 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def by_number(name: str) -> list[Row]:
-    """A network that goes by number only, such as resnet38, built and counted; the error for any other name."""
-    from reslab.models.summary import describe_model  # torch is needed for these alone
+def find_rows(pattern: str) -> list[Row]:
+    """Return the catalog's rows, or the one of a network such as resnet38, which is built and counted."""
+    if rows := catalog_rows(pattern):
+        return rows
+    from reslab.models.summary import describe_model  # needs torch, and only this does
 
-    return [describe_model(name)]
+    return [describe_model(pattern)]
 
 
 # ---- the table
 
 
+def as_text(row: Row, *, key: str) -> str:
+    return str(row[key])
+
+
 BLOCK_KINDS = {"BasicBlock": "basic", "Bottleneck": "bottleneck", "SingleBlock": "single"}
 SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
-
 COLUMNS: dict[str, Callable[[Row], str]] = {
-    "name": lambda row: str(row["name"]),
+    "name": partial(as_text, key="name"),
     "parameters": lambda row: f"{row['num_parameters']:,}",
     "MACs": lambda row: as_short(row["macs"]),
     "activations": lambda row: as_short(row["activations"]),
     "depth": lambda row: "-" if row["depth"] is None else str(row["depth"]),
-    "blocks": lambda row: str(row["blocks"]),
-    "shortcut": lambda row: str(row["shortcut"]),
-    "order": lambda row: str(row["order"]),
-    "connection": lambda row: str(row["connection"]),
-    "stem": lambda row: str(row["stem"]),
-    "classes": lambda row: str(row["num_classes"]),
-    "image": lambda row: str(row["image"]),
+    **{name: partial(as_text, key=name) for name in ("blocks", "shortcut", "order", "connection", "stem")},
+    "classes": partial(as_text, key="num_classes"),
+    "image": partial(as_text, key="image"),
 }
-GUTTER = 2
-"""Letters between two columns."""
-NUMERIC = ("parameters", "MACs", "activations", "depth", "classes", "image")
-DROPPED_FIRST = (
-    "image",
-    "classes",
-    "stem",
-    "order",
-    "connection",
-    "depth",
-    "activations",
-    "shortcut",
-    "blocks",
-    "MACs",
-)
+NUMERIC = {"parameters", "MACs", "activations", "depth", "classes", "image"}
+DROPPED_FIRST = "image", "classes", "stem", "order", "connection", "depth", "activations", "shortcut", "blocks", "MACs"
 """What a narrow terminal leaves out, in this order; ``--json`` has everything."""
+GAP = 2  # letters between two columns
 
 
 def print_table(rows: Sequence[Row], screen: Console) -> None:
-    """As many columns as the terminal has room for."""
+    """Print as many columns as the terminal has room for."""
     headings = columns_that_fit(rows, screen.width)
     cells = [[COLUMNS[heading](row) for heading in headings] for row in rows]
     screen.print(table(headings, cells, numeric=[heading for heading in headings if heading in NUMERIC]))
 
 
 def columns_that_fit(rows: Sequence[Row], width: int) -> list[str]:
-    """Headings of the columns that ``width`` letters have room for."""
-    needs = {name: max(len(name), *(len(cell(row)) for row in rows)) + GUTTER for name, cell in COLUMNS.items()}
+    """Return the headings of the columns that ``width`` letters have room for."""
+    widths = {name: max(len(name), *(len(cell(row)) for row in rows)) + GAP for name, cell in COLUMNS.items()}
     headings = list(COLUMNS)
     for heading in DROPPED_FIRST:
-        if sum(needs[kept] for kept in headings) - GUTTER <= width:
+        if sum(widths[kept] for kept in headings) - GAP <= width:
             break
         headings.remove(heading)
     return headings
 
 
-def block_of(row: Row) -> str:
-    """The block's kind: "basic" for "BasicBlock 3-3-3"."""
-    return kind_of(re.sub(r" [\d-]+$", "", row["blocks"]))
-
-
-def kind_of(block: str) -> str:
-    """A block in reslab's word, whether it came so or as the table calls it."""
-    return BLOCK_KINDS.get(block, block.replace(" ", "_"))
-
-
 def filter_rows(rows: list[Row], flags: ModelsFlags) -> list[Row]:
-    """The rows that the flags ask for; none left is an error."""
+    """Return the rows that the flags ask for; none left is an error."""
     known = [*catalog_rows(), *rows]
     if flags.block:
-        kind = kind_of(flags.block)
-        check_choice("block", kind, {block_of(row) for row in known})
-        rows = keep(rows, lambda row: block_of(row) == kind, f"--block {flags.block}")
+        wanted = as_kind(flags.block)
+        rows = keep_equal(rows, known, "block", wanted, lambda row: as_kind(re.sub(r" [\d-]+$", "", row["blocks"])))
     if flags.shortcut:
-        check_choice("shortcut", flags.shortcut, {row["shortcut"] for row in known})
-        rows = keep(rows, lambda row: row["shortcut"] == flags.shortcut, f"--shortcut {flags.shortcut}")
+        rows = keep_equal(rows, known, "shortcut", flags.shortcut, lambda row: str(row["shortcut"]))
     if flags.max_params:
         rows = keep_small(rows, "num_parameters", flags.max_params, flag="--max-params")
     if flags.max_macs:
@@ -149,22 +127,25 @@ def filter_rows(rows: list[Row], flags: ModelsFlags) -> list[Row]:
     return rows
 
 
-def check_choice(kind: str, wanted: str, choices: set[str]) -> None:
-    """Refuses a word that no network of the catalog has."""
-    if wanted not in choices:
+def as_kind(block: str) -> str:
+    """Return the config's word for a block, given as such or as in the table: "basic" for "BasicBlock"."""
+    return BLOCK_KINDS.get(block, block.replace(" ", "_"))
+
+
+def keep_equal(rows: list[Row], known: list[Row], kind: str, wanted: str, of: Callable[[Row], str]) -> list[Row]:
+    if wanted not in (choices := {of(row) for row in known}):
         raise unknown(kind, wanted, sorted(choices))
+    return keep(rows, lambda row: of(row) == wanted, f"--{kind} {wanted}")
 
 
 def keep_small(rows: list[Row], key: str, limit: str, *, flag: str) -> list[Row]:
-    """The rows whose number is no larger than the limit."""
-    most = parse_count(limit, flag=flag)
-    whose = "It" if len(rows) == 1 else "The smallest"
-    hint = f" {whose} has {as_short(min(row[key] for row in rows))}."
+    most, smallest = parse_count(limit, flag=flag), min(row[key] for row in rows)
+    hint = f" {'It' if len(rows) == 1 else 'The smallest'} has {as_short(smallest)}."
     return keep(rows, lambda row: row[key] <= most, f"{flag} {limit}", hint=hint)
 
 
 def keep(rows: list[Row], fits: Callable[[Row], bool], request: str, *, hint: str = "") -> list[Row]:
-    """The rows that fit; none is an error that says which request left nothing."""
+    """Return the rows that fit; none is an error that says which request left nothing."""
     kept = [row for row in rows if fits(row)]
     if not kept:
         who = f"{rows[0]['name']} doesn't fit" if len(rows) == 1 else f"None of the {len(rows)} networks fits"
@@ -173,7 +154,7 @@ def keep(rows: list[Row], fits: Callable[[Row], bool], request: str, *, hint: st
 
 
 def parse_count(text: str, *, flag: str) -> float:
-    """A count with a unit.
+    """Read a count with a unit.
 
     Example:
         >>> parse_count("5M", flag="--max-params"), parse_count("1_500", flag="--max-params")
@@ -186,7 +167,7 @@ def parse_count(text: str, *, flag: str) -> float:
 
 
 def sort_rows(rows: list[Row], by: str) -> list[Row]:
-    """By name as people count, or by a number, smallest first."""
+    """Sort by name, resnet20 before resnet110, or by a number, smallest first."""
     if by == "name":
         return sorted(rows, key=lambda row: in_counting_order(row["name"]))
     if key := {"params": "num_parameters", "macs": "macs"}.get(by):
@@ -195,7 +176,7 @@ def sort_rows(rows: list[Row], by: str) -> list[Row]:
 
 
 def in_counting_order(name: str) -> list[tuple[str, int]]:
-    """A key that puts resnet20 before resnet110.
+    """Return a key that puts resnet20 before resnet110.
 
     Example:
         >>> in_counting_order("resnet20_small")
@@ -208,7 +189,6 @@ def in_counting_order(name: str) -> list[tuple[str, int]]:
 
 
 def only_name(rows: Sequence[Row], flags: ModelsFlags) -> str:
-    """The name of the one network that is left."""
     if len(rows) == 1:
         return str(rows[0]["name"])
     asked = "--tree" if flags.tree else "--graph"
@@ -220,8 +200,14 @@ def only_name(rows: Sequence[Row], flags: ModelsFlags) -> str:
 
 
 def show_structure(name: str, flags: ModelsFlags) -> None:
-    """Tree, picture or both."""
-    record = draw(name, flags.graph) if flags.graph else structure_of(name)
+    """Show one network as a tree, a picture or both."""
+    from reslab.report.structure import check_path, save_structure
+
+    if flags.graph:
+        check_path(flags.graph)  # before any work
+    record = structure_of(name)
+    if flags.graph:
+        save_structure(record, flags.graph)
     if flags.json:
         print_json(asdict(record) | ({"graph": str(flags.graph)} if flags.graph else {}))
         return
@@ -231,19 +217,9 @@ def show_structure(name: str, flags: ModelsFlags) -> None:
         print(f"{flags.graph}: {name}, {record.depth} layers")
 
 
-def draw(name: str, path: Path) -> StructureRecord:
-    """Draws a network; a place where no picture can be is refused before any work."""
-    from reslab.report.structure import check_path, save_structure
-
-    check_path(path)
-    record = structure_of(name)
-    save_structure(record, path)
-    return record
-
-
 def structure_of(name: str) -> StructureRecord:
-    """A network of the catalog, built without values and read."""
-    import torch  # here and not above: the table does without
+    """Build a network of the catalog without values, and read it."""
+    import torch
 
     from reslab.models.catalog import create_model
     from reslab.models.structure import read_structure
@@ -254,7 +230,6 @@ def structure_of(name: str) -> StructureRecord:
 
 
 def print_tree(record: StructureRecord, screen: Console) -> None:
-    """The tree, in ASCII where the terminal knows no more."""
     guides = ASCII_GUIDES if screen.options.ascii_only else GUIDES
     lines = format_tree(record, width=min(screen.width, MAX_TREE_WIDTH), guides=guides)
     screen.print("\n".join(lines), soft_wrap=True, markup=False)
