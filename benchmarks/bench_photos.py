@@ -19,6 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from reslab.data.folder import read_folder
+from reslab.data.images import open_image
+from reslab.data.jpeg import Box, decode_crop, draw_resized_crop
+from reslab.data.thumbnails import Thumbnails, open_thumbnails
+from reslab.data.transforms import Preprocess
+from reslab.data.workers import Watched, batches_of, watched_loader
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
@@ -26,13 +32,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from measure import interleave, parse_flags, ratios, report, summary
-from reslab.data.folder import read_folder
-from reslab.data.images import open_image
-from reslab.data.jpeg import Box, decode_crop, draw_resized_crop
 from reslab.data.splits import EncodedSplit
-from reslab.data.thumbnails import Thumbnails, open_thumbnails
-from reslab.data.transforms import Preprocess
-from reslab.data.workers import Watched, batches_of, watched_loader
 
 BAR = 1.5
 BATCH = 32

@@ -10,7 +10,7 @@ from functools import cache
 import torch
 
 from reslab.config import DataConfig, ModelConfig, RunConfig, build
-from reslab.data.prepare import Data
+from reslab.data import Data
 from reslab.run.assemble import build_subject
 from reslab.run.recorder import Display
 from reslab.studies.job import Job
