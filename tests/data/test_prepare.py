@@ -17,7 +17,6 @@ from reslab.data import (
     EncodedSplit,
     Preprocess,
     check_classes,
-    decoding_s,
     find_source,
     fit_for_prediction,
     prepare,
@@ -96,7 +95,7 @@ def test_small_images_of_one_size_are_packed_and_photographs_streamed(make_folde
     large = prepared(make_folder({"a": 2, "b": 2}, side=65, root="large"), val_split=0)
     assert (large.is_streamed, large.options.augment) == (True, "resized_crop_flip")
     assert (size_of(large.preprocess), shorter_side(large.train)) == ((224, 224, 256), 65)
-    assert 0 < decoding_s(large) < 10
+    assert 0 < large.decoding_s() < 10
 
 
 @pytest.mark.parametrize("val_side", [80, 9])
@@ -174,6 +173,7 @@ def test_thumbnails_are_kept_in_the_users_cache(make_folder, tmp_path, monkeypat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data = prepared(make_folder({"a": 4, "b": 4}, side=80), val_split=0, image_size=70, cache_mib=1)
     assert data.describe()["thumbnails"].startswith("All 8 photographs are kept as thumbnails")
+    assert data.notes == [*data.source.notes, data.describe()["thumbnails"]]
     assert len(list((tmp_path / "cache" / "reslab").glob("thumbnails-*.bin"))) == 1
     first = list(data.loader(data.train, batch_size=4, training=True).batches())
     for path in data.train.items:

@@ -46,6 +46,7 @@ def test_a_constant_channel_gets_the_deviation_one():
 def test_preprocessing_survives_json():
     preprocess = Preprocess(224, 224, 3, (0.1, 0.2, 1 / 3), (1.0, 0.5, 0.25), resize=256)
     assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
+    assert (preprocess.size, preprocess.shape) == ((224, 224), (3, 224, 224))
 
 
 @given(height=SIDES, width=SIDES, shorter=st.integers(1, 500))

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reslab.data.loader import Loader, pair
     from reslab.data.options import DataOptions
-    from reslab.data.prepared import Data, check_classes, decoding_s, prepare, shorter_side
+    from reslab.data.prepared import Data, check_classes, prepare, shorter_side
     from reslab.data.preprocess import Preprocess, fit_for_prediction
     from reslab.data.sources import SOURCES, Source, find_source, image_files
     from reslab.data.splits import ArraySplit, EncodedSplit, Split
 
 __all__ = [
     "SOURCES", "ArraySplit", "Data", "DataOptions", "EncodedSplit", "Loader", "Preprocess", "Source", "Split",
-    "check_classes", "decoding_s", "find_source", "fit_for_prediction", "image_files", "pair", "prepare",
+    "check_classes", "find_source", "fit_for_prediction", "image_files", "pair", "prepare",
     "shorter_side",
 ]  # fmt: skip
 HOMES = {
     "loader": ("Loader", "pair"),
     "options": ("DataOptions",),
-    "prepared": ("Data", "check_classes", "decoding_s", "prepare", "shorter_side"),
+    "prepared": ("Data", "check_classes", "prepare", "shorter_side"),
     "preprocess": ("Preprocess", "fit_for_prediction"),
     "sources": ("SOURCES", "Source", "find_source", "image_files"),
     "splits": ("ArraySplit", "EncodedSplit", "Split"),

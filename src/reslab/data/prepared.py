@@ -65,6 +65,11 @@ class Data:
         """Whether images are decoded while the network trains, instead of kept in memory."""
         return isinstance(self.train, EncodedSplit)
 
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know about what was found and kept."""
+        return [*self.source.notes, *([self.thumbnails.describe()] if self.thumbnails else [])]
+
     def loader(
         self,
         split: Split,
@@ -97,6 +102,17 @@ class Data:
         thumbnails = self.thumbnails if training and split is self.train else None
         samples = DecodedSamples(split, preprocess, options, seed=order_seed, thumbnails=thumbnails)
         return StreamLoader(WatchedSamples(samples, split.names, workers=workers), augment, order, collate=collate)
+
+    def decoding_s(self) -> float:
+        """Measure the seconds that one process takes to decode, crop and augment one training photograph."""
+        assert isinstance(self.train, EncodedSplit)
+        samples = DecodedSamples(self.train, self.preprocess, self.options, seed=0, thumbnails=self.thumbnails)
+        _ = samples[0, 0]  # not timed: it loads the libraries
+        started = time.perf_counter()
+        chosen = range(0, len(self.train), max(1, len(self.train) // TIMED_IMAGES))
+        for index in chosen:
+            _ = samples[0, index]
+        return (time.perf_counter() - started) / len(chosen)
 
     def describe(self) -> dict[str, Any]:
         """Return what run.json says about the data."""
@@ -228,18 +244,6 @@ def _compute_preprocess(train: Split, *, image_size: int, seed: int) -> Preproce
     arrays = train.map(lambda image: geometry.fit(image).numpy(), sample)
     mean, std = channel_statistics(torch.from_numpy(np.stack(arrays)))
     return replace(geometry, mean=mean, std=std)
-
-
-def decoding_s(data: Data) -> float:
-    """Measure the seconds that one process takes to decode, crop and augment one training photograph."""
-    assert isinstance(data.train, EncodedSplit)
-    samples = DecodedSamples(data.train, data.preprocess, data.options, seed=0, thumbnails=data.thumbnails)
-    _ = samples[0, 0]  # not timed: it loads the libraries
-    started = time.perf_counter()
-    chosen = range(0, len(data.train), max(1, len(data.train) // TIMED_IMAGES))
-    for index in chosen:
-        _ = samples[0, index]
-    return (time.perf_counter() - started) / len(chosen)
 
 
 def check_classes(trained: list[str], found: list[str], *, where: str) -> None:

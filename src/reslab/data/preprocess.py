@@ -56,6 +56,11 @@ class Preprocess:
         """Height and width of the input."""
         return self.height, self.width
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the input."""
+        return self.channels, self.height, self.width
+
     def fitted_sizes(self, height: int, width: int) -> tuple[Size, Size]:
         """Return the size that an image is resized to, and that of its centre, which is kept."""
         if self.resize is None:
