@@ -29,8 +29,7 @@ from torch import nn
 from bench_rates import matrix_rate
 from measure import interleave, parse_flags, ratios, report, summary
 from reslab import create_model
-from reslab.data.prepare import prepare
-from reslab.data.sources import find_source
+from reslab.data import DataOptions, find_source, prepare
 from reslab.models.count import count_operations
 from reslab.records import RunFolder
 
@@ -123,8 +122,8 @@ def ours_to_target(flags: argparse.Namespace, *, seed: int) -> tuple[float, floa
 
 def airbench_to_target(script: Path, *, runs: int, data_dir: str) -> list[tuple[float, float]]:
     """Seconds and test error of airbench's runs, from the table that it prints."""
-    source = find_source("cifar10", data_dir=Path(data_dir))
-    data = prepare(source, val_split=0)
+    options = DataOptions(name="cifar10", dir=data_dir, val_split=0)
+    data = prepare(find_source(options), options)
     text = script.read_text()
     changed = text.replace("range(200)", f"range({runs})")
     if changed == text:
@@ -134,7 +133,9 @@ def airbench_to_target(script: Path, *, runs: int, data_dir: str) -> list[tuple[
         target.mkdir()
         for name, split in (("train", data.train), ("test", data.test)):
             images = split.images.permute(0, 2, 3, 1).contiguous()  # (N, C, H, W) -> (N, H, W, C)
-            torch.save({"images": images, "labels": split.labels, "classes": source.classes}, target / f"{name}.pt")
+            torch.save(
+                {"images": images, "labels": split.targets, "classes": data.source.classes}, target / f"{name}.pt"
+            )
         (Path(folder) / script.name).write_text(changed)
         done = subprocess.run([sys.executable, script.name], cwd=folder, capture_output=True, text=True, check=True)
     ends = re.findall(r"\|\s+eval\s+\|.*\|\s+([\d.]+)\s+\|\s+([\d.]+)\s+\|", done.stdout)

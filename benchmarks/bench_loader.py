@@ -12,7 +12,7 @@ from bench_training import load, ours
 from measure import interleave, parse_flags, ratios, report, summary
 from peers.common import BATCH
 from reslab import create_model
-from reslab.data.prepare import Data
+from reslab.data import Data
 from reslab.errors import RequestError
 
 BAR = 10.0

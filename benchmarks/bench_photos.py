@@ -1,10 +1,10 @@
-"""Photographs a second and core, from files to normalised batches: reslab beside torchvision's ImageFolder with PIL.
+"""Photographs per second and core, from files to normalised batches: reslab beside torchvision's ImageFolder with PIL.
 
 Both read the same JPEGs, draw RandomResizedCrop(224), mirror half of the crops, and make normalised float batches of 32
 in one process and one thread; a second is one of CPU time. The photographs are the ants and bees of hymenoptera, as
 they are (about 500 x 375, as ImageNet's are on average) and enlarged to a longer side of 1024 (the web) and 4032 pixels
 (a phone), with grain added so that a file is about as long as a real one of that size; kib has the mean length.
-grey_levels and psnr_db say how far our crops are from those of photographs decoded whole, over one box a photograph.
+grey_levels and psnr_db say how far our crops are from those of photographs decoded whole, over one box per photograph.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from measure import interleave, parse_flags, ratios, report, summary
-from reslab.data.folder import read_folder
-from reslab.data.images import open_image
-from reslab.data.jpeg import Box, decode_crop, draw_resized_crop
-from reslab.data.splits import EncodedSplit
-from reslab.data.thumbnails import Thumbnails, open_thumbnails
-from reslab.data.transforms import Preprocess
-from reslab.data.workers import Watched, batches_of, watched_loader
+from reslab.data import Data, DataOptions, EncodedSplit, Preprocess, find_source
+from reslab.data._images import Photo, draw_resized_crop, open_image
+from reslab.data._thumbnails import Thumbnails, open_thumbnails
 
 BAR = 1.5
 BATCH = 32
@@ -41,27 +37,6 @@ PREPROCESS = Preprocess(*SIZE, 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224,
 GRAIN = 5.0  # grey levels
 SIDES = {"as they are": None, "longer side 1024": 1024, "longer side 4032": 4032}
 NUM_PHOTOS = {None: 64, 1024: 64, 4032: 16}
-
-
-class Crops:
-    """Random crops, mirrored or not, as bytes; out of thumbnails where there are some."""
-
-    def __init__(self, split: EncodedSplit, thumbnails: Thumbnails | None) -> None:
-        self.split, self.thumbnails, self.after = split, thumbnails, v2.RandomHorizontalFlip()
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.after(self.crop(key[1], draw_resized_crop)), self.split.labels[key[1]]
-
-    def crop(self, number: int, rule: Callable[[int, int], Box] | Box) -> torch.Tensor:
-        """Not mirrored."""
-        if self.thumbnails and (found := self.thumbnails.crop(number, rule, size=SIZE)) is not None:
-            return found
-        return decode_crop(self.split.items[number], rule, size=SIZE, channels=3, name=self.split.names[number])
-
-
-def keys(num_images: int) -> Iterator[list[tuple[int, int]]]:
-    order = torch.randperm(num_images).tolist()
-    return ([(0, i) for i in order[start : start + BATCH]] for start in range(0, num_images, BATCH))
 
 
 def theirs(folder: Path, *, passes: int) -> Callable[[], float]:
@@ -77,15 +52,9 @@ def theirs(folder: Path, *, passes: int) -> Callable[[], float]:
     return lambda: rate(images for _ in range(passes) for images, _ in loader)
 
 
-def ours(split: EncodedSplit, thumbnails: Thumbnails | None, *, passes: int) -> Callable[[], float]:
-    watched = Watched(Crops(split, thumbnails), split.names, workers=0)
-
-    def batches() -> Iterator[torch.Tensor]:
-        for _ in range(passes):
-            for images, _ in batches_of(watched_loader(watched, list(keys(len(split))))):
-                yield PREPROCESS.normalise(images)
-
-    return lambda: rate(batches())
+def ours(data: Data, *, passes: int) -> Callable[[], float]:
+    loader = data.loader(data.train, batch_size=BATCH, training=True)
+    return lambda: rate(images for epoch in range(passes) for images, _ in loader.batches(epoch))
 
 
 def rate(batches: Iterator[torch.Tensor]) -> float:
@@ -116,17 +85,19 @@ def enlarge(source: Path, target: Path, side: int | None) -> None:
         Image.fromarray((large + noise).clip(0, 255).astype(np.uint8)).save(place, quality=90, subsampling=2)
 
 
-def closeness(crops: Crops) -> dict[str, Any]:
+def closeness(split: EncodedSplit, thumbnails: Thumbnails | None) -> dict[str, Any]:
     """Mean grey levels and decibels between our crops and those of photographs decoded whole."""
     differences, errors = [], []
-    generator = torch.Generator().manual_seed(0)
-    for number in range(len(crops.split)):
-        image = TF.pil_to_tensor(crops.split.open(number))
-        top, left, height, width = box = draw_resized_crop(*image.shape[1:], generator=generator)
+    torch.manual_seed(0)
+    for number, item in enumerate(split.items):
+        photo = thumbnails.find(number) if thumbnails is not None else None
+        photo = photo or Photo(item, channels=3, name=split.names[number])
+        top, left, height, width = box = draw_resized_crop(photo.height, photo.width)
+        image = TF.pil_to_tensor(split.open(number))
         whole = TF.resize(image[:, top : top + height, left : left + width], list(SIZE), antialias=True)
-        apart = crops.crop(number, box).double() - whole
-        differences.append(float(apart.abs().mean()))
-        errors.append(float(apart.square().mean()))
+        difference = photo.crop(box, SIZE).double() - whole
+        differences.append(float(difference.abs().mean()))
+        errors.append(float(difference.square().mean()))
     error = sum(errors) / len(errors)
     decibels = float(10 * np.log10(255**2 / error)) if error else "equal"
     return {"grey_levels": sum(differences) / len(differences), "psnr_db": decibels}
@@ -134,15 +105,19 @@ def closeness(crops: Crops) -> dict[str, Any]:
 
 def measure_size(label: str, folder: Path, *, rounds: int, passes: int) -> list[dict[str, Any]]:
     """Three rows: torchvision, ours, and ours out of thumbnails."""
-    split = read_folder(folder, channels=3)[1]["train"]
-    kept = open_thumbnails(split, folder.parent / f"{folder.name}-thumbnails")
+    options = DataOptions(name=str(folder), augment="resized_crop_flip")
+    source = find_source(options)
+    split = source.splits["train"]
+    assert isinstance(split, EncodedSplit)
+    kept = open_thumbnails(split, folder.parent / "thumbnails", side=256, limit_mib=1024)
+    data = Data(source, split, None, None, PREPROCESS, options)
     sides = {
         "torchvision ImageFolder + PIL": theirs(folder, passes=passes),
-        "reslab": ours(split, None, passes=passes),
-        "reslab, thumbnails of 256": ours(split, kept, passes=passes),
+        "reslab": ours(data, passes=passes),
+        "reslab, thumbnails of 256": ours(replace(data, thumbnails=kept), passes=passes),
     }
     found = interleave(sides, rounds=rounds)
-    apart = [{"grey_levels": "", "psnr_db": ""}, closeness(Crops(split, None)), closeness(Crops(split, kept))]
+    apart = [{"grey_levels": "", "psnr_db": ""}, closeness(split, None), closeness(split, kept)]
     kib = sum(path.stat().st_size for path in split.items if isinstance(path, Path)) / len(split) / 1024
     rows = []
     for (name, values), distance in zip(found.items(), apart, strict=True):

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -34,8 +33,7 @@ from torch import nn
 from measure import interleave, parse_flags, ratios, report, summary
 from peers.common import BATCH, Clock, Watch, hand_over, take_over
 from reslab import create_model
-from reslab.data.prepare import Data, prepare
-from reslab.data.sources import find_source
+from reslab.data import Data, DataOptions, find_source, prepare
 from reslab.errors import RequestError
 from reslab.tasks.classify import Classify
 from reslab.training.loop import fit
@@ -224,7 +222,8 @@ def missing() -> str:
 
 def load(flags: argparse.Namespace) -> Data:
     """CIFAR-10; RequestError says where it was looked for."""
-    return prepare(find_source("cifar10", data_dir=Path(flags.data_dir or os.environ.get("RESLAB_DATA", "data"))))
+    options = DataOptions(name="cifar10", dir=flags.data_dir)
+    return prepare(find_source(options), options)
 
 
 def main() -> None:

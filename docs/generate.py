@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import torch
 
-from reslab.data.sources import SOURCES
+from reslab.data import SOURCES
 from reslab.layers.connections import CONNECTIONS
 from reslab.models.architecture import CHOICES, Architecture
 from reslab.models.catalog import MODELS, create_model

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 import reslab
-from reslab.data.prepare import prepare
-from reslab.data.sources import find_source
+from reslab.data import DataOptions, find_source, prepare
 
 
 def main() -> None:
     """One batch of handwritten digits through ResNet-56 as it starts."""
-    data = prepare(find_source("digits", channels=3), val_split=0)
+    options = DataOptions(name="digits", channels=3, val_split=0)
+    data = prepare(find_source(options), options)
     images, labels = next(iter(data.loader(data.train, batch_size=128, training=True).batches(0)))
     torch.manual_seed(0)
     model = reslab.create_model("resnet56", num_classes=10)

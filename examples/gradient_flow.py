@@ -20,8 +20,7 @@ import torchvision
 from torch import nn
 
 import reslab
-from reslab.data.prepare import Data, prepare
-from reslab.data.sources import find_source
+from reslab.data import Data, DataOptions, find_source, prepare
 from reslab.records import ReadingRecord
 
 
@@ -54,7 +53,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="5 steps instead of 40")
     steps = 5 if parser.parse_args().quick else 40
-    data = prepare(find_source("digits", channels=3), val_split=0)
+    options = DataOptions(name="digits", channels=3, val_split=0)
+    data = prepare(find_source(options), options)
 
     print(f"{'network':<21} {'step':>4} {'first block':>12} {'last block':>12} {'first / last':>13}")
     for name, model in networks().items():

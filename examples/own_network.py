@@ -19,7 +19,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from reslab.data.options import DataOptions
+from reslab.data import DataOptions
 from reslab.records import EpochRecord, as_percent
 from reslab.run.config import ModelOptions, RunConfig
 from reslab.run.recorder import Display

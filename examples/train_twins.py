@@ -19,11 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import reslab
-from reslab.data.loader import MemoryLoader, StreamLoader
-from reslab.data.prepare import prepare
-from reslab.data.sources import find_source
-
-Loader = MemoryLoader | StreamLoader
+from reslab.data import DataOptions, Loader, find_source, prepare
 
 
 def train(model: nn.Module, loader: Loader, *, epochs: int) -> None:
@@ -44,10 +40,10 @@ def train(model: nn.Module, loader: Loader, *, epochs: int) -> None:
 
 @torch.no_grad()
 def error(model: nn.Module, loader: Loader) -> float:
-    """Share of wrong answers in eval mode; the loader doesn't augment."""
+    """Fraction of wrong answers in eval mode; the loader doesn't augment."""
     model.eval()
-    wrong = sum(int((model(images).argmax(1) != labels).sum()) for images, labels in loader.batches())
-    return wrong / loader.num_samples
+    wrong = torch.cat([model(images).argmax(1) != labels for images, labels in loader.batches()])
+    return wrong.float().mean().item()
 
 
 def main() -> None:
@@ -56,7 +52,8 @@ def main() -> None:
     quick = parser.parse_args().quick
     depths, epochs = ((8, 14), 1) if quick else ((20, 56), 10)
 
-    data = prepare(find_source("digits"), val_split=0)
+    options = DataOptions(name="digits", val_split=0)
+    data = prepare(find_source(options), options)
     training = data.loader(data.train, batch_size=64, training=True)
     measuring = {"training": data.loader(data.train, batch_size=256), "test": data.loader(data.test, batch_size=256)}
 

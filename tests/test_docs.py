@@ -45,7 +45,9 @@ def outline(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     blocks = re.findall(r"```(\w*)\n(.*?)```", text, re.S)
     plain = re.sub(r"```.*?```", "", text, flags=re.S)
-    code = [[re.sub(r"\s+#.*", "", line) for line in block.splitlines()] for kind, block in blocks if "src/" not in block]
+    code = [
+        [re.sub(r"\s+#.*", "", line) for line in block.splitlines()] for kind, block in blocks if "src/" not in block
+    ]
     tables = [re.findall(r"[\d,.]+(?: %)?", line) for line in plain.splitlines() if line.startswith("|")]
     return re.findall(r"^#+(?= )", plain, re.M), code, tables, sorted(re.findall(r"\]\((?!README)(.*?)\)", plain))
 

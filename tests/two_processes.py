@@ -6,10 +6,8 @@ from pathlib import Path
 import torch
 from tests.training.bright_data import make_loader
 
-from reslab.data.augment.options import Augmentation
-from reslab.data.augment.pipeline import BatchAugment
+from reslab.data import ArraySplit
 from reslab.data.loader import MemoryLoader, Order
-from reslab.data.splits import ArraySplit
 from reslab.distributed import launched_ranks, process_group
 from reslab.layers.synced_norm import sync_norms
 from reslab.models.catalog import create_model
@@ -39,8 +37,8 @@ def train(ranks, *, steps, synced=True, **options):
     if synced and ranks.world > 1:
         sync_norms(model)
     whole = make_loader()
-    order = Order(48, 16, training=True, seed=3, rank=ranks.rank, world=ranks.world)
-    loader = MemoryLoader(ArraySplit(whole.images, whole.labels), whole.augment, order)
+    order = Order(48, 16, training=True, seed=3, ranks=ranks)
+    loader = MemoryLoader(ArraySplit(whole.images, whole.targets), whole.augment, order)
     recorder = Steps()
     fit(
         model,
@@ -75,10 +73,8 @@ def evaluated(ranks):
     torch.manual_seed(0)
     model = create_model("resnet8", 3, in_channels=1)
     whole = make_loader(training=False, augment="none")
-    split = ArraySplit(whole.images[:23], whole.labels[:23])
-    augment = BatchAugment(whole.augment.preprocess, Augmentation(), num_classes=3)
-    order = Order(23, 16, rank=ranks.rank, world=ranks.world)
-    return evaluate(model, Classify(3), MemoryLoader(split, augment, order))
+    split = ArraySplit(whole.images[:23], whole.targets[:23])
+    return evaluate(model, Classify(3), MemoryLoader(split, whole.augment, Order(23, 16, ranks=ranks)))
 
 
 def results(ranks):

@@ -14,11 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from reslab.data.augment.options import Augmentation
-from reslab.data.prepare import Data
-from reslab.data.sources import Source
-from reslab.data.splits import ArraySplit
-from reslab.data.transforms import Preprocess
+from reslab.data import ArraySplit, Data, DataOptions, Preprocess, Source
 from reslab.records import StepRecord
 from reslab.training.loop import Recorder
 
@@ -51,7 +47,7 @@ def pil_images(data: Data) -> PilImages:
             transforms.Normalize(data.preprocess.mean, data.preprocess.std),
         ]
     )
-    return PilImages(data.train.images, data.train.labels, transform)
+    return PilImages(data.train.images, data.train.targets, transform)
 
 
 def torch_loader(data: Data, *, workers: int) -> DataLoader[Any]:
@@ -85,11 +81,11 @@ class Clock:
 def hand_over(data: Data, folder: Path) -> None:
     """Writes the decoded training split, so that a process that measures need not decode it again."""
     np.save(folder / "images.npy", data.train.images.numpy())
-    np.save(folder / "labels.npy", data.train.labels.numpy())
+    np.save(folder / "labels.npy", data.train.targets.numpy())
     about = {
         "classes": data.source.classes,
         "preprocess": data.preprocess.to_dict(),
-        "augment": data.augmentation.geometry,
+        "augment": data.options.augment,
     }
     (folder / "about.json").write_text(json.dumps(about))
 
@@ -100,8 +96,8 @@ def take_over(folder: Path) -> Data:
     images, labels = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("images", "labels"))
     train = ArraySplit(images, labels)
     source = Source("cifar10", "", about["classes"], {"train": train}, about["augment"])
-    augmentation = Augmentation(about["augment"])
-    return Data(source, train, None, None, Preprocess.from_dict(about["preprocess"]), augmentation)
+    options = DataOptions(name="cifar10", augment=about["augment"])
+    return Data(source, train, None, None, Preprocess.from_dict(about["preprocess"]), options)
 
 
 class Watch(Recorder):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from peers.common import SGD, Clock, torch_loader
-from reslab.data.prepare import Data
+from reslab.data import Data
 
 
 def images_per_s(

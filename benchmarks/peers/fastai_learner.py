@@ -21,7 +21,7 @@ from fastai.callback.progress import ProgressCallback
 from torch import nn
 
 from peers.common import BATCH, SGD, Clock, pil_images
-from reslab.data.prepare import Data
+from reslab.data import Data
 
 
 class Watch(Callback):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from peers.common import SGD, Clock, torch_loader
-from reslab.data.prepare import Data
+from reslab.data import Data
 
 
 class Training(lightning.LightningModule):

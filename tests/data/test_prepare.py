@@ -1,128 +1,150 @@
-"""From a source to splits, preprocessing and loaders."""
+"""From a source to splits, preprocessing and loaders; which options go together; what is imported when."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from reslab.data.augment.options import Augmentation
-from reslab.data.prepare import check_classes, fit_for_prediction, prepare
-from reslab.data.sources import Source, find_source
-from reslab.data.splits import ArraySplit, EncodedSplit
-from reslab.data.transforms import Preprocess, channel_statistics
+import reslab.data
+from reslab.data import (
+    ArraySplit,
+    DataOptions,
+    EncodedSplit,
+    Preprocess,
+    check_classes,
+    find_source,
+    fit_for_prediction,
+    prepare,
+    shorter_side,
+)
+from reslab.data.preprocess import channel_statistics
 from reslab.errors import RequestError
+from reslab.options import options_of
+
+
+def prepared(name="digits", *, seed=0, preprocess=None, **options):
+    options = DataOptions(name=str(name), **options)
+    return prepare(find_source(options), options, seed=seed, preprocess=preprocess)
+
+
+def size_of(preprocess):
+    return preprocess.height, preprocess.width, preprocess.resize
+
+
+# ---- splits
 
 
 def test_digits_are_split_and_described():
-    data = prepare(find_source("digits"), val_split=0.1, seed=0)
+    data = prepared()
     about = data.describe()
     assert (about["num_train"], about["num_val"], about["num_test"]) == (1294, 144, 359)
-    assert (about["in_memory"], about["augment"]) == (True, "none")
+    assert (about["in_memory"], data.is_streamed, about["augment"], about["augmentation"]) == (True, False, "none", {})
     assert Preprocess.from_dict(about["preprocess"]) == data.preprocess
-    assert (data.preprocess.height, data.preprocess.width, data.preprocess.resize) == (8, 8, None)
+    assert (size_of(data.preprocess), shorter_side(data.train)) == ((8, 8, None), 8)
+    chosen = prepared(augment="crop", max_shift=1, mixup=0.2).describe()
+    assert chosen["augmentation"] == {"geometry": "crop", "max_shift": 1, "mixup": 0.2}
+
+
+def test_without_validation_and_test_split():
+    data = prepared(val_split=0, test=False)
+    assert (len(data.train), data.val, data.test, sorted(data.source.splits)) == (1438, None, None, ["train"])
+    about = data.describe()
+    assert (about["num_val"], about["num_test"]) == (None, None)
 
 
 def test_mean_and_deviation_are_those_of_the_training_part_alone():
-    data = prepare(find_source("digits"), val_split=0.5, seed=3)
+    data = prepared(val_split=0.5, seed=3)
     assert (data.preprocess.mean, data.preprocess.std) == channel_statistics(data.train.images)
-    assert data.preprocess.mean != channel_statistics(find_source("digits").splits["train"].images)[0]
+    assert data.preprocess.mean != channel_statistics(data.source.splits["train"].images)[0]
 
 
 def test_the_fingerprint_is_stable_and_changes_with_one_pixel():
-    def fingerprint(source: Source) -> str:
-        return prepare(source, val_split=0.1, seed=0).describe()["fingerprint"]
-
-    source = find_source("digits")
-    assert fingerprint(source) == fingerprint(find_source("digits"))
-    train = prepare(source, val_split=0, seed=0).train
-    images = train.images.clone()
-    images[:, 0, 0, 0] = 200
-    assert fingerprint(replace(source, splits={**source.splits, "train": ArraySplit(images, train.labels)})) != (
-        fingerprint(source)
-    )
-
-
-def test_no_validation_split():
-    data = prepare(find_source("digits"), val_split=0)
-    assert data.val is None
-    assert len(data.train) == 1438
-    assert data.describe()["num_val"] is None
+    data = prepared(val_split=0)
+    images = data.train.images.clone()
+    images[7, 0, 0, 0] = 200
+    changed = replace(data.source, splits={"train": ArraySplit(images, data.train.targets)})
+    prints = [prepare(source, data.options).train.fingerprint() for source in (data.source, changed)]
+    assert prints[0] == data.describe()["fingerprint"] == prepared(val_split=0).train.fingerprint()
+    assert prints[1] != prints[0]
 
 
 def test_the_sources_own_validation_split_is_used_whole(make_folder):
-    root = make_folder({"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 2})
-    data = prepare(find_source(str(root)), val_split=0.5)
+    data = prepared(make_folder({"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 2}), val_split=0.5)
     assert (len(data.train), len(data.val), data.test) == (8, 3, None)
 
 
+def test_targets_of_other_kinds_are_split_at_random(make_folder):
+    source = find_source(DataOptions(name=str(make_folder({"a": 10}))))
+    split = source.splits["train"]
+    described = replace(source, splits={"train": EncodedSplit(split.items, split.names, [{}] * 10, 3)})
+    data = prepare(described, DataOptions(val_split=0.3))
+    assert (len(data.train), len(data.val), data.is_streamed) == (7, 3, True)
+
+
+# ---- memory and sizes
+
+
 def test_small_images_of_one_size_are_packed_and_photographs_streamed(make_folder):
-    small = prepare(find_source(str(make_folder({"a": 2, "b": 2}, side=64))), val_split=0)
-    assert isinstance(small.train, ArraySplit)
-    assert (small.augmentation.geometry, small.preprocess.height, small.preprocess.resize) == ("crop_flip", 64, None)
-    large = prepare(find_source(str(make_folder({"a": 2, "b": 2}, side=65, root="large"))), val_split=0)
-    assert isinstance(large.train, EncodedSplit)
-    assert (large.augmentation.geometry, large.preprocess.height, large.preprocess.resize) == (
-        "resized_crop_flip",
-        224,
-        256,
-    )
-
-
-def test_small_images_of_several_sizes_are_streamed(make_folder, noise):
-    root = make_folder({"a": 2, "b": 2})
-    noise(9, width=9).save(root / "b" / "9.png")
-    data = prepare(find_source(str(root)), val_split=0, image_size=None)
-    assert isinstance(data.train, EncodedSplit)
-    assert data.preprocess.resize == 256
+    small = prepared(make_folder({"a": 2, "b": 2}, side=64), val_split=0)
+    assert (small.is_streamed, small.options.augment, size_of(small.preprocess)) == (False, "crop_flip", (64, 64, None))
+    large = prepared(make_folder({"a": 2, "b": 2}, side=65, root="large"), val_split=0)
+    assert (large.is_streamed, large.options.augment) == (True, "resized_crop_flip")
+    assert (size_of(large.preprocess), shorter_side(large.train)) == ((224, 224, 256), 65)
+    assert 0 < large.decoding_s() < 10
 
 
 @pytest.mark.parametrize("val_side", [80, 9])
-def test_splits_of_different_sizes_are_all_streamed(make_folder, tmp_path, noise, val_side):
+def test_small_images_of_several_sizes_are_all_streamed(make_folder, noise, val_side):
     root = make_folder({"train/a": 2, "train/b": 2, "val/a": 0, "val/b": 0})
     for name in "ab":
         noise(1, width=val_side, height=val_side).save(root / "val" / name / "1.png")
-    data = prepare(find_source(str(root)))
-    assert isinstance(data.train, EncodedSplit)
-    assert isinstance(data.val, EncodedSplit)
-    assert next(iter(data.loader(data.val, batch_size=2).batches()))[0].shape == (2, 3, 224, 224)
+    data = prepared(root)
+    assert all(isinstance(split, EncodedSplit) for split in (data.train, data.val))
+    assert next(data.loader(data.val, batch_size=2).batches())[0].shape == (2, 3, 224, 224)
+    noise(9, width=9).save(root / "train" / "b" / "9.png")
+    assert size_of(prepared(root).preprocess) == (224, 224, 256)
 
 
 @pytest.mark.parametrize("side", [8, 80])
 def test_image_size_resizes_whatever_the_size_was(make_folder, side):
-    data = prepare(find_source(str(make_folder({"a": 3, "b": 3}, side=side))), val_split=0, image_size=16)
-    images, _ = next(iter(data.loader(data.train, batch_size=6, training=True).batches()))
+    data = prepared(make_folder({"a": 3, "b": 3}, side=side), val_split=0, image_size=16)
+    images, _ = next(data.loader(data.train, batch_size=6, training=True).batches())
     assert images.shape == (6, 3, 16, 16)
-    assert (data.preprocess.height, data.preprocess.width) == (16, 16)
+    assert (data.is_streamed, size_of(data.preprocess)) == (False, (16, 16, 16))
 
 
 def test_image_size_resizes_data_in_memory():
-    data = prepare(find_source("digits"), val_split=0.1, image_size=12)
-    assert data.train.images.shape[1:] == (1, 12, 12)
-    assert data.test.images.shape[1:] == (1, 12, 12)
+    data = prepared(image_size=12)
+    assert data.train.images.shape[1:] == data.test.images.shape[1:] == (1, 12, 12)
     assert data.preprocess.resize == 12
 
 
+def test_another_size_in_evaluation(make_folder):
+    data = prepared(make_folder({"a": 4, "b": 4}, side=80), val_split=2, image_size=70, eval_size=84)
+    assert size_of(data.eval_preprocess) == (84, 84, 96)
+    assert next(data.loader(data.val, batch_size=2).batches())[0].shape == (2, 3, 84, 84)
+    assert next(data.loader(data.train, batch_size=2, training=True).batches())[0].shape == (2, 3, 70, 70)
+
+
 def test_a_recorded_preprocessing_is_used_again_and_not_computed_anew(make_folder):
-    source = find_source(str(make_folder({"a": 3, "b": 3})))
     recorded = Preprocess(12, 12, 3, (0.1,) * 3, (0.9,) * 3, resize=14)
-    data = prepare(source, val_split=0, preprocess=recorded)
+    data = prepared(make_folder({"a": 3, "b": 3}), val_split=0, preprocess=recorded)
     assert data.preprocess is recorded
-    served = next(iter(data.loader(data.train, batch_size=6).batches()))[0]
-    wanted = fit_for_prediction(source.splits["train"].items[0], recorded, name="x")[0]
+    served = next(data.loader(data.train, batch_size=6).batches())[0]
+    wanted = fit_for_prediction(data.source.splits["train"].items[0], recorded, name="x")[0]
     assert torch.equal(served[0], wanted)
 
 
 @pytest.mark.parametrize("side", [9, 80])
 def test_images_of_another_size_than_a_network_takes_as_they_are_are_refused(make_folder, side):
-    source = find_source(str(make_folder({"a": 1, "b": 1}, side=side)))
-    with pytest.raises(
-        RequestError, match=r"takes images of 3x8x8 as they are; .* has (3x9x9|photographs).*image-size"
-    ):
-        prepare(source, val_split=0, preprocess=Preprocess(8, 8, 3, (0.5,) * 3, (0.5,) * 3))
+    words = r"takes images of 3x8x8 as they are; .* has (3x9x9|photographs).*image-size"
+    with pytest.raises(RequestError, match=words):
+        prepared(make_folder({"a": 1, "b": 1}, side=side), preprocess=Preprocess(8, 8, 3, (0.5,) * 3, (0.5,) * 3))
 
 
 def test_a_broken_photograph_stops_before_training(make_folder):
@@ -130,22 +152,75 @@ def test_a_broken_photograph_stops_before_training(make_folder):
     content = (root / "b" / "1.png").read_bytes()
     (root / "b" / "1.png").write_bytes(content[: len(content) // 2])
     with pytest.raises(RequestError, match=r"Can't read the image .*b/1\.png"):
-        prepare(find_source(str(root)), val_split=0)
+        prepared(root, val_split=0)
 
 
-def test_an_augmentation_that_does_not_suit_is_refused(make_folder):
-    data = find_source(str(make_folder({"a": 2, "b": 2}, side=65)))
-    with pytest.raises(RequestError, match="alternate_flip is for images that are kept in memory"):
-        prepare(data, val_split=0, augment=lambda geometry: Augmentation(geometry, alternate_flip=True))
+@pytest.mark.parametrize(
+    ("side", "image_size"), [(8, 0), (8, 12), (80, 0), (80, 70)], ids=["as is", "resized", "photo", "photo 70"]
+)
+def test_predict_sees_the_tensor_that_the_loader_serves(make_folder, side, image_size):
+    data = prepared(make_folder({"a": 4, "b": 4}, side=side), val_split=0, image_size=image_size)
+    paths = sorted(make_folder({"a": 4, "b": 4}, side=side, root="again").rglob("*.png"))
+    served = torch.cat([images for images, _ in data.loader(data.train, batch_size=3).batches()])
+    assert data.is_streamed == (side == 80)
+    for path, tensor in zip(paths, served, strict=True):
+        predicted, note = fit_for_prediction(path, data.preprocess, name=str(path))
+        assert torch.equal(predicted, tensor)
+        assert note == ""
 
 
-def test_batches_are_no_larger_than_the_split(make_folder):
-    data = prepare(find_source(str(make_folder({"a": 2, "b": 1}))), val_split=0)
-    assert [len(labels) for _, labels in data.loader(data.train, batch_size=99, training=True).batches()] == [3]
+def test_thumbnails_are_kept_in_the_users_cache(make_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = prepared(make_folder({"a": 4, "b": 4}, side=80), val_split=0, image_size=70, cache_mib=1)
+    assert data.describe()["thumbnails"].startswith("All 8 photographs are kept as thumbnails")
+    assert data.notes == [*data.source.notes, data.describe()["thumbnails"]]
+    assert len(list((tmp_path / "cache" / "reslab").glob("thumbnails-*.bin"))) == 1
+    first = list(data.loader(data.train, batch_size=4, training=True).batches())
+    for path in data.train.items:
+        path.unlink()  # nothing is read from the photographs any more
+    again = list(data.loader(data.train, batch_size=4, training=True).batches())
+    assert all(torch.equal(a, b) for a, b in zip(first[1], again[1], strict=True))
 
 
-def test_equal_classes_pass():
-    assert check_classes(["a", "b"], ["a", "b"], where="x") is None  # and raises nothing
+# ---- options and classes
+
+
+@pytest.mark.parametrize(
+    ("side", "options", "words"),
+    [
+        (8, {"augment": "resized_crop_flip", "max_shift": 3}, "max_shift is for augment crop and crop_flip, not resiz"),
+        (8, {"augment": "crop", "alternate_flip": True}, "replaces the random flip, and augment 'crop' has none"),
+        (65, {"alternate_flip": True}, "alternate_flip is for small images kept in memory"),
+        (8, {"eval_size": 16}, "eval_size is for photographs; these images stay 8 pixels high"),
+        (8, {"cache_mib": 1}, "these small images are kept in memory anyway"),
+        (65, {"cache_mib": 1, "augment": "crop"}, "random crops of photographs, augment resized_crop_flip, not crop"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(make_folder, side, options, words):
+    with pytest.raises(RequestError, match=f"{words}.*Leave it out"):
+        prepared(make_folder({"a": 2, "b": 2}, side=side), val_split=0, **options)
+
+
+def test_mixing_needs_class_labels(make_folder):
+    source = find_source(DataOptions(name=str(make_folder({"a": 2}))))
+    split = source.splits["train"]
+    masked = replace(source, splits={"train": EncodedSplit(split.items, split.names, [{}, {}], 3)})
+    with pytest.raises(RequestError, match="mix class labels, and these targets are of another kind"):
+        prepare(masked, DataOptions(val_split=0, mixup=0.2))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"augment": "crop_flop"}, "Did you mean 'crop_flip'"), ({"policy_magnitude": 31}, "must be at most 30, got 31"),
+     ({"erasing": 1.5}, "erasing must be at most 1"), ({"chanels": 3}, "Did you mean 'channels'")],
+)  # fmt: skip
+def test_wrong_values_are_refused_where_options_are_made(options, words):
+    with pytest.raises(RequestError, match=words):
+        DataOptions(**options)
+
+
+def test_every_option_says_what_it_does():
+    assert all(option.help for option in options_of(DataOptions).values())
 
 
 @pytest.mark.parametrize(
@@ -157,42 +232,53 @@ def test_equal_classes_pass():
     ],
 )
 def test_other_classes_are_named(found, words):
+    check_classes(["a", "b"], ["a", "b"], where="birds")
     with pytest.raises(RequestError, match=words):
         check_classes(["a", "b"], found, where="birds")
 
 
-AS_IS = Preprocess(8, 8, 3, (0.5,) * 3, (0.5,) * 3)
-RESIZED = replace(AS_IS, resize=10)
+# ---- imports
+
+EVALUATE = """
+import sys
+import reslab.data
+assert "torch" not in sys.modules
+from reslab.data import DataOptions
+assert "torch" not in sys.modules
+from reslab.data import find_source, fit_for_prediction, prepare
+options = DataOptions(name="{root}", image_size=70, val_split=2)
+data = prepare(find_source(options), options)
+for split in (data.train, data.val):
+    list(data.loader(split, batch_size=4, workers={workers}).batches())
+fit_for_prediction(data.train.items[0], data.preprocess, name="x")
+digits = prepare(find_source(DataOptions(augment="crop_flip", mixup=0.2)), DataOptions(augment="crop_flip", mixup=0.2))
+next(digits.loader(digits.train, batch_size=8, training=True).batches())
+assert "torchvision" not in sys.modules and "torch._dynamo" not in sys.modules
+"""
 
 
-@pytest.mark.parametrize(("size", "preprocess"), [((8, 8), AS_IS), ((100, 40), RESIZED), ((3, 3), RESIZED)])
-def test_what_fits_is_predicted_without_a_note(tmp_path, noise, size, preprocess):
-    noise(0, width=size[0], height=size[1]).save(tmp_path / "a.png")
-    tensor, note = fit_for_prediction(tmp_path / "a.png", preprocess, name="a.png")
-    assert (tensor.shape, note) == ((3, 8, 8), "")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_torchvision_is_imported_by_nothing_that_evaluates_or_predicts(make_folder, workers):
+    root = make_folder({"a": 4, "b": 4}, side=80)
+    code = EVALUATE.format(root=root, workers=workers)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
-def test_a_larger_image_is_resized_with_a_note(tmp_path, noise):
-    noise(0, width=20, height=30).save(tmp_path / "a.png")
-    tensor, note = fit_for_prediction(tmp_path / "a.png", AS_IS, name="a.png")
-    assert (tensor.shape, note) == ((3, 8, 8), "resized from 20x30, centre crop")
-
-
-@pytest.mark.parametrize(("size", "preprocess"), [((7, 8), AS_IS), ((8, 17), AS_IS), ((1, 1), AS_IS),
-                                                  ((10, 201), RESIZED), ((50_000, 1), RESIZED)])  # fmt: skip
-def test_a_tiny_or_long_image_is_refused_with_its_size(tmp_path, size, preprocess):
-    Image.new("RGB", size).save(tmp_path / "a.png")
-    with pytest.raises(RequestError, match=rf"a\.png has {size[0]}x{size[1]} pixels.*Crop"):
-        fit_for_prediction(tmp_path / "a.png", preprocess, name="a.png")
+def test_public_names_are_found_and_others_are_not():
+    assert all(getattr(reslab.data, name) is not None for name in reslab.data.__all__)
+    assert dir(reslab.data) == sorted(reslab.data.__all__)
+    with pytest.raises(AttributeError, match="it has"):
+        _ = reslab.data.Place
 
 
 # ---- real data
 
 
 def test_real_photographs_are_resized_and_normalised(real_data):
-    data = prepare(find_source(str(real_data / "hymenoptera")))
+    data = prepared(real_data / "hymenoptera")
     assert (len(data.train), len(data.val), data.preprocess.resize) == (64, 44, 256)
-    images, _ = next(iter(data.loader(data.val, batch_size=8).batches()))
+    images, _ = next(data.loader(data.val, batch_size=8).batches())
     assert images.shape == (8, 3, 224, 224)
     assert 0.3 < np.mean(data.preprocess.mean) < 0.7
 
@@ -200,16 +286,13 @@ def test_real_photographs_are_resized_and_normalised(real_data):
 @pytest.mark.slow
 def test_real_cifar10(real_data):
     """The channel means of the README, over all training images; 45,000 and 5,000 by class for training."""
-    source = find_source("cifar10", data_dir=real_data)
+    options = DataOptions(name="cifar10", dir=str(real_data), val_split=0)
+    source = find_source(options)
     assert source.classes == ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    whole = prepare(source, val_split=0)
+    whole = prepare(source, options)
     assert whole.preprocess.mean == pytest.approx((0.49139968, 0.48215841, 0.44653091), abs=1e-6)
     assert whole.preprocess.std == pytest.approx((0.2470, 0.2435, 0.2616), abs=1e-4)
-    data = prepare(replace(source, splits={"train": whole.train, "test": whole.test}), val_split=0.1)
-    assert torch.bincount(data.train.labels).tolist() == [4500] * 10
-    assert torch.bincount(data.val.labels).tolist() == [500] * 10
-    assert (data.train.images.shape[1:], len(data.test), data.augmentation.geometry) == (
-        (3, 32, 32),
-        10_000,
-        "crop_flip",
-    )
+    data = prepare(replace(source, splits={"train": whole.train, "test": whole.test}), DataOptions(val_split=0.1))
+    assert torch.bincount(data.train.targets).tolist() == [4500] * 10
+    assert torch.bincount(data.val.targets).tolist() == [500] * 10
+    assert (data.train.images.shape[1:], len(data.test), data.options.augment) == ((3, 32, 32), 10_000, "crop_flip")

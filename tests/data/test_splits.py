@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision import tv_tensors
 
-from reslab.data.splits import ArraySplit, EncodedSplit, stratified_split
-from reslab.data.transforms import to_tensor
+from reslab.data import ArraySplit, EncodedSplit
+from reslab.data.splits import stratified_split
 from reslab.errors import RequestError
 
 CLASSES = ["ant", "bee", "cat", "dog", "eel"]
@@ -25,7 +26,7 @@ CLASSES = ["ant", "bee", "cat", "dog", "eel"]
     seed=st.integers(0, 2**32),
     order=st.randoms(use_true_random=False),
 )
-def test_it_is_a_partition_with_the_share_of_each_class(counts, val_split, seed, order):
+def test_it_is_a_partition_with_the_fraction_of_each_class(counts, val_split, seed, order):
     values = [index for index, count in enumerate(counts) for _ in range(count)]
     order.shuffle(values)
     labels = torch.tensor(values)
@@ -69,7 +70,7 @@ def test_a_count_is_split_among_the_classes():
         (98, r"takes 10 of the 10 images of class 'bee'.*Choose a smaller one"),
         (5_000, r"of the 90 images of class 'ant'.*Choose a smaller one"),
         (0.001, r"takes 0 of the 90 images of class 'ant'.*Choose a larger one"),
-        (2.5, r"a share in \(0, 1\) or a whole number of images, got 2\.5"),
+        (2.5, r"a fraction in \(0, 1\) or a whole number of images, got 2\.5"),
     ],
 )
 def test_an_impossible_split_names_the_class_and_says_how_to_mend_it(val_split, words):
@@ -85,10 +86,18 @@ def test_a_class_that_no_split_can_serve_is_named(count):
         stratified_split(labels, 0.5, seed=0, classes=["ant", "bee"])
 
 
+# ---- splits
+
+
+def files(root) -> EncodedSplit:
+    paths = sorted(root.rglob("*.png"))
+    return EncodedSplit(paths, [path.name for path in paths], torch.arange(len(paths)), 3)
+
+
 def test_a_split_in_memory():
     split = ArraySplit(torch.arange(24, dtype=torch.uint8).view(6, 1, 2, 2), torch.arange(6))
     part = split.subset(torch.tensor([4, 1]))
-    assert (len(split), len(part), part.labels.tolist()) == (6, 2, [4, 1])
+    assert (len(split), len(part), part.targets.tolist()) == (6, 2, [4, 1])
     assert torch.equal(part.images[0], split.images[4])
 
 
@@ -107,38 +116,33 @@ def test_its_fingerprint_changes_with_one_pixel_one_label_and_the_shape():
 def test_channels_are_converted_as_pillow_does():
     images = torch.randint(256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     grey = ArraySplit(images, torch.arange(5)).with_channels(1)
-    pillow = [to_tensor(Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L")) for image in images]
-    assert torch.equal(grey.images, torch.stack(pillow))
-    assert torch.equal(grey.with_channels(3).images, torch.stack(pillow).expand(-1, 3, -1, -1))
+    pillow = [np.array(Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L")) for image in images]
+    assert np.array_equal(grey.images[:, 0], np.stack(pillow))
+    assert np.array_equal(grey.with_channels(3).images, np.stack([np.stack(pillow)] * 3, axis=1))
 
 
 def test_an_encoded_split_keeps_order_and_names(make_folder):
-    paths = sorted(make_folder({"a": 3}).rglob("*.png"))
-    split = EncodedSplit(paths, [path.name for path in paths], torch.arange(3), 3)
+    split = files(make_folder({"a": 3}))
     part = split.subset(torch.tensor([2, 0]))
-    assert (part.items, part.names, part.labels.tolist()) == ([paths[2], paths[0]], ["2.png", "0.png"], [2, 0])
+    assert (part.items, part.names) == ([split.items[2], split.items[0]], ["2.png", "0.png"])
+    assert part.targets.tolist() == [2, 0]
     arrays = split.map(lambda image: np.array(image))
     assert all(np.array_equal(array, np.array(split.open(index))) for index, array in enumerate(arrays))
     assert len(split.map(lambda image: np.array(image), [1])) == 1
 
 
 def test_map_names_the_image_that_fails(make_folder):
-    paths = sorted(make_folder({"a": 9}).rglob("*.png"))
-    paths[5].write_bytes(paths[5].read_bytes()[:60])
-    split = EncodedSplit(paths, [str(path) for path in paths], torch.zeros(9, dtype=torch.int64), 3)
+    split = files(make_folder({"a": 9}))
+    split.items[5].write_bytes(split.items[5].read_bytes()[:60])
     with pytest.raises(RequestError, match=r"5\.png"):
         split.map(lambda image: np.array(image))
 
 
-def test_the_fingerprint_of_files_follows_them_to_another_folder(make_folder, tmp_path):
-    first, second = make_folder({"a": 3}, root="here"), make_folder({"a": 3}, root="there")
-    prints = []
-    for root in (first, second):
-        paths = sorted(root.rglob("*.png"))
-        prints.append(EncodedSplit(paths, list(map(str, paths)), torch.arange(3), 3).fingerprint())
-    assert prints[0] == prints[1]
-    paths[0].write_bytes(paths[0].read_bytes() + b"more")
-    assert EncodedSplit(paths, list(map(str, paths)), torch.arange(3), 3).fingerprint() != prints[0]
+def test_the_fingerprint_of_files_follows_them_to_another_folder(make_folder):
+    here, there = (files(make_folder({"a": 3}, root=root)) for root in ("here", "there"))
+    assert here.fingerprint() == there.fingerprint()
+    there.items[0].write_bytes(there.items[0].read_bytes() + b"more")
+    assert here.fingerprint() != there.fingerprint()
 
 
 def test_the_fingerprint_of_bytes_is_that_of_their_content():
@@ -147,3 +151,17 @@ def test_the_fingerprint_of_bytes_is_that_of_their_content():
         for items, names in (([b"ab", b"cd"], ["x", "y"]), ([b"ab", b"ce"], ["x", "y"]), ([b"ab", b"cd"], ["p", "q"]))
     }
     assert len(prints) == 2
+
+
+def test_targets_can_be_masks_and_boxes():
+    def split(first, box) -> EncodedSplit:
+        mask = tv_tensors.Mask(torch.tensor([[first, 0], [1, 1]], dtype=torch.uint8))
+        boxes = tv_tensors.BoundingBoxes([box], format="XYXY", canvas_size=(2, 2))
+        return EncodedSplit([b"ab", b"cd"], ["x", "y"], [mask, {"boxes": boxes, "labels": torch.tensor([3])}], 3)
+
+    first = split(0, [0, 0, 1, 1])
+    prints = {one.fingerprint() for one in (first, split(1, [0, 0, 1, 1]), split(0, [0, 0, 1, 2]))}
+    assert len(prints) == 3
+    assert split(0, [0, 0, 1, 1]).fingerprint() in prints
+    part = first.subset(torch.tensor([1]))
+    assert (len(part), part.targets[0]["labels"].tolist()) == (1, [3])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from reslab.data.options import DataOptions
+from reslab.data import DataOptions
 from reslab.run.config import ModelOptions, RunConfig
 from reslab.training.options import OptimOptions, ScheduleOptions, TrainOptions
 

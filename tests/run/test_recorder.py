@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from reslab.data.options import DataOptions
+from reslab.data import DataOptions
 from reslab.errors import RequestError
 from reslab.records import RunFolder
 from reslab.run.config import ModelOptions, RunConfig

@@ -14,7 +14,7 @@ import torch
 from tests.run.small_run import small_run
 from torch import nn
 
-from reslab.data.options import DataOptions
+from reslab.data import DataOptions
 from reslab.errors import RequestError
 from reslab.records import RunFolder, decode
 from reslab.run.assemble import build_network

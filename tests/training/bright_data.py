@@ -2,11 +2,10 @@
 
 import torch
 
-from reslab.data.augment.options import Augmentation
-from reslab.data.augment.pipeline import BatchAugment
+from reslab.data import ArraySplit, DataOptions, Preprocess
+from reslab.data._augment import BatchAugment
 from reslab.data.loader import MemoryLoader, Order
-from reslab.data.splits import ArraySplit
-from reslab.data.transforms import Preprocess, channel_statistics
+from reslab.data.preprocess import channel_statistics
 
 
 def make_loader(*, num=48, batch_size=16, training=True, augment="crop_flip", seed=3):
@@ -15,5 +14,5 @@ def make_loader(*, num=48, batch_size=16, training=True, augment="crop_flip", se
     noise = torch.randint(0, 120, (num, 1, 8, 8), generator=generator)
     images = (noise + 60 * labels.view(-1, 1, 1, 1)).to(torch.uint8)  # brightness tells the class
     preprocess = Preprocess(8, 8, 1, *channel_statistics(images))
-    augmentation = BatchAugment(preprocess, Augmentation(augment), num_classes=3)
+    augmentation = BatchAugment(preprocess, DataOptions(augment=augment), num_classes=3)
     return MemoryLoader(ArraySplit(images, labels), augmentation, Order(num, batch_size, training=training, seed=seed))

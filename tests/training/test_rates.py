@@ -86,7 +86,7 @@ def poisoned(loader, *, at):
     """The loader with NaN in one batch of every epoch."""
 
     class Poisoned:
-        batch_size, num_samples = loader.batch_size, loader.num_samples
+        batch_size = loader.batch_size
 
         def __len__(self):
             return len(loader)

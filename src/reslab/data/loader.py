@@ -5,49 +5,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from reslab.data.augment.pipeline import BatchAugment, finish_batch
-from reslab.data.decoding import DecodedSplit, derive_seed
-from reslab.data.splits import ArraySplit, EncodedSplit, Split
-from reslab.data.thumbnails import Thumbnails
-from reslab.data.workers import Watched, batches_of, to_device_uint8, watched_loader
+from reslab.data._augment import BatchAugment, derive_seed, image_transform
+from reslab.data._images import Box, Photo, Size, draw_resized_crop
+from reslab.data._thumbnails import Thumbnails
+from reslab.data._workers import Key, Sample, WatchedSamples, batches_of, watched_loader
+from reslab.data.options import DataOptions
+from reslab.data.preprocess import Preprocess, centre_crop
+from reslab.data.splits import ArraySplit, EncodedSplit
+from reslab.distributed import LOCAL, Ranks
 from reslab.errors import RequestError
 
-Batch = tuple[Tensor, Tensor]
+Collate = Callable[[Any, Any], Any]
+
+
+def pair(inputs: Any, targets: Any) -> tuple[Any, Any]:
+    """Arrange a batch as a pair."""
+    return inputs, targets
 
 
 class Loader(Protocol):
     """What ``fit`` and ``evaluate`` need of a loader."""
 
     batch_size: int
-    num_samples: int
 
     def __len__(self) -> int:
-        """Batches an epoch."""
-        ...
+        """Batches per epoch."""
 
-    def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[Batch]:
-        """Images float32 (N, C, H, W) and labels int64 (N,) of one epoch, from batch ``start`` on."""
-        ...
+    def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[Any]:
+        """The batches of one epoch, from batch ``start`` on, arranged as the task wants them."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """Which images are in which batch: it follows from seed, epoch and position alone.
+    """Which samples are in which batch: it follows from seed, epoch and position alone.
 
     Args:
-        num_samples: images of the split.
-        batch_size: images a batch, of all processes together.
+        num_samples: of the split.
+        batch_size: samples per batch, of all processes together.
         training: shuffle, and drop a short last batch unless it is the only one.
         seed: of the order, and of all else that is random in a loader.
-        rank: this process among those that train together; it gets its share of every batch.
-        world: how many there are.
+        ranks: this process among those that train together; it gets its part of every batch.
 
     Raises:
         RequestError: if the processes can't share a batch evenly; their gradients would not add up to the batch's.
@@ -57,34 +62,33 @@ class Order:
     batch_size: int
     training: bool = False
     seed: int = 0
-    rank: int = 0
-    world: int = 1
+    ranks: Ranks = LOCAL
 
     def __post_init__(self) -> None:
-        if self.training and self.batch_size % self.world:
+        world = self.ranks.world
+        if self.training and self.batch_size % world:
             raise RequestError(
-                f"{self.world} processes can't share a batch of {self.batch_size} evenly. Choose a --batch-size that"
-                f" {self.world} divides, such as {max(1, self.batch_size // self.world) * self.world}."
+                f"{world} processes can't share a batch of {self.batch_size} evenly. Choose a --batch-size that"
+                f" {world} divides, such as {max(1, self.batch_size // world) * world}."
             )
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         full, rest = divmod(self.num_samples, self.batch_size)
         return max(1, full) if self.training else full + (rest > 0)
 
     def batches(self, epoch: int, *, start: int = 0) -> Iterator[tuple[int, Tensor]]:
-        """Position and image indices of each batch of all processes, from batch ``start`` on."""
+        """Position and sample numbers of each batch of all processes, from batch ``start`` on."""
         if self.training:
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
-            order = torch.randperm(self.num_samples, generator=generator)
+            order = torch.randperm(self.num_samples, generator=self.generator(epoch))
         else:
             order = torch.arange(self.num_samples)
-        for index in range(start, len(self)):
-            yield index, order[index * self.batch_size : (index + 1) * self.batch_size]
+        for position in range(start, len(self)):
+            yield position, order[position * self.batch_size : (position + 1) * self.batch_size]
 
-    def share(self, batch: Tensor) -> Tensor:
-        """What this process gets of a batch: (N, ...) -> (N / world, ...)."""
-        return batch if self.world == 1 else batch.tensor_split(self.world)[self.rank]
+    def part(self, batch: Tensor) -> Tensor:
+        """This process's part of a batch: (N, ...) -> (N / world, ...)."""
+        return batch if self.ranks.world == 1 else batch.tensor_split(self.ranks.world)[self.ranks.rank]
 
     def generator(self, *parts: int) -> torch.Generator:
         """For what is random in one place, on the CPU."""
@@ -92,43 +96,65 @@ class Order:
 
 
 class MemoryLoader:
-    """Batches out of one uint8 tensor, normalised and augmented as whole batches.
+    """Batches out of tensors that are kept on the device, normalised and augmented as whole batches.
 
-    Every process augments the whole batch and keeps its share, so that one process and eight see the same images.
-
-    Args:
-        split: images and labels in memory; they are kept on the device.
-        augment: what happens to a batch, normalising included.
-        order: of the images.
-        device: where the batches are made; by default the CPU.
+    Every process augments the whole batch and keeps its part, so that one process and eight see the same images.
     """
 
-    def __init__(
-        self, split: ArraySplit, augment: BatchAugment, order: Order, *, device: torch.device | None = None
-    ) -> None:
-        self.augment, self.order, self.batch_size = augment, order, order.batch_size
-        self.images = split.images.to(device) if device else split.images
-        self.labels = split.labels.to(device) if device else split.labels
-        self.num_samples = len(split)
+    def __init__(self, split: ArraySplit, augment: BatchAugment, order: Order, *, collate: Collate = pair) -> None:
+        self.augment, self.order, self.collate, self.batch_size = augment, order, collate, order.batch_size
+        self.images, self.targets = (part.to(order.ranks.device) for part in (split.images, split.targets))
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch."""
-        for index, chosen in self.order.batches(epoch, start=start):
-            generator = self.order.generator(epoch, index)
-            there = chosen.to(self.images.device)
+    def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[Any]:
+        """The batches of one epoch, from batch ``start`` on."""
+        for position, chosen in self.order.batches(epoch, start=start):
+            there, generator = chosen.to(self.images.device), self.order.generator(epoch, position)
             images, targets = self.augment(
-                self.images[there], self.labels[there], generator=generator, epoch=epoch, indices=chosen
+                self.images[there], self.targets[there], chosen, epoch=epoch, generator=generator
             )
-            share = self.order.share(images), self.order.share(targets)
-            if len(share[0]):
-                yield share
+            images, targets = self.order.part(images), self.order.part(targets)
+            if len(images):
+                yield self.collate(images, targets)
 
 
-class KeySampler:
-    """Batches of (epoch, index) keys; the epoch travels with the key, so that workers can stay alive between epochs."""
+class StreamLoader:
+    """Batches of samples that worker processes decode and crop while the network trains.
+
+    They travel as bytes; what can be done to whole batches (normalising, erasing, mixing) is done on the device.
+    """
+
+    def __init__(
+        self, samples: WatchedSamples, augment: BatchAugment, order: Order, *, collate: Collate = pair
+    ) -> None:
+        self.augment, self.order, self.collate, self.batch_size = augment, order, collate, order.batch_size
+        self.keys = EpochKeys(order)
+        self.loader = watched_loader(samples, self.keys, seed=order.seed)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[Any]:
+        """The batches of one epoch, from batch ``start`` on.
+
+        Raises:
+            RequestError: for an image that can't be used.
+            WorkFailed: if a worker dies.
+        """
+        ranks = self.order.ranks
+        self.keys.epoch, self.keys.start = epoch, start
+        for position, batch in enumerate(batches_of(self.loader), start):
+            inputs, targets = tree_map(
+                lambda part: part.to(ranks.device, non_blocking=True) if isinstance(part, Tensor) else part, batch
+            )
+            generator = self.order.generator(epoch, position, ranks.rank)
+            yield self.collate(*self.augment.finish(inputs, targets, generator=generator))
+
+
+class EpochKeys:
+    """The keys of each batch; the epoch travels with the key, so that workers can stay alive between epochs."""
 
     def __init__(self, order: Order) -> None:
         self.order, self.epoch, self.start = order, 0, 0
@@ -136,75 +162,77 @@ class KeySampler:
     def __len__(self) -> int:
         return len(self.order) - self.start
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         for _, chosen in self.order.batches(self.epoch, start=self.start):
-            if share := self.order.share(chosen).tolist():
-                yield [(self.epoch, i) for i in share]
+            if part := self.order.part(chosen).tolist():
+                yield [(self.epoch, number) for number in part]
 
 
-class StreamLoader:
-    """Batches of images that worker processes decode and crop while the network trains.
+class DecodedSamples:
+    """Photographs decoded, cropped and augmented one by one, each with its target.
 
-    They travel as bytes; what can be done to whole batches (normalising, erasing, mixing) is done on the device.
+    The key is (epoch, number); all that is random follows from it and the seed.
 
     Args:
         split: encoded images.
-        augment: what happens to images and batches, normalising included.
-        order: of the images.
-        workers: processes that decode; 0 decodes in this one.
-        device: where the batches end; by default the CPU.
+        preprocess: geometry.
+        options: what happens to a single image of it while training; the rest happens to batches.
+        seed: of the randomness.
         thumbnails: of the same split, to crop from instead of the photographs.
+
+    Deviates:
+        ``crop`` fills the border with the training mean rounded to one of 256 levels.
     """
 
     def __init__(
         self,
         split: EncodedSplit,
-        augment: BatchAugment,
-        order: Order,
+        preprocess: Preprocess,
+        options: DataOptions,
         *,
-        workers: int = 2,
-        device: torch.device | None = None,
+        seed: int,
         thumbnails: Thumbnails | None = None,
     ) -> None:
-        self.augment, self.order, self.device = augment, order, device or torch.device("cpu")
-        self.batch_size, self.num_samples = order.batch_size, len(split)
-        self.sampler = KeySampler(order)
-        decoded = DecodedSplit(split, augment.preprocess, augment.augmentation, seed=order.seed, thumbnails=thumbnails)
-        self.loader = watched_loader(Watched(decoded, split.names, workers=workers), self.sampler, seed=order.seed)
+        self.split, self.preprocess, self.options, self.seed = split, preprocess, options, seed
+        self.thumbnails = thumbnails
+        is_plain = options.augment == options.policy == "none" and not options.colour_jitter
+        self.transform = None if is_plain else image_transform(options, preprocess)
 
-    def __len__(self) -> int:
-        return len(self.order)
+    def __getitem__(self, key: Key) -> Sample:
+        with torch.random.fork_rng(devices=()):
+            torch.default_generator.manual_seed(derive_seed(self.seed, *key))
+            image, target = self._crop(key[1])
+            if self.transform is None:
+                return image, target
+            from torchvision.tv_tensors import Image
 
-    def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch.
+            image, target = self.transform(Image(image), target)
+            return image.as_subclass(Tensor), target
 
-        Raises:
-            RequestError: for an image that can't be used.
-            WorkFailed: if a worker dies.
-        """
-        self.sampler.epoch, self.sampler.start = epoch, start
-        for index, batch in enumerate(batches_of(self.loader), start):
-            images, labels = to_device_uint8(batch, self.device)
-            yield finish_batch(
-                images,
-                labels,
-                preprocess=self.augment.preprocess,
-                augmentation=self.augment.augmentation,
-                num_classes=self.augment.num_classes,
-                generator=self.order.generator(epoch, index, self.order.rank),
-            )
+    def _crop(self, number: int) -> Sample:
+        """The image as uint8 (C, H, W), and its target cropped like it."""
+        split, preprocess = self.split, self.preprocess
+        thumbnail = self.thumbnails.find(number) if self.thumbnails is not None else None
+        photo = thumbnail or Photo(split.items[number], channels=split.channels, name=split.names[number])
+        box: Box = (0, 0, photo.height, photo.width)
+        resized, size = preprocess.fitted_sizes(photo.height, photo.width)
+        if self.options.augment == "resized_crop_flip":
+            box = draw_resized_crop(photo.height, photo.width, min_area=self.options.min_crop_area)
+            resized = size = preprocess.size
+        image = centre_crop(photo.crop(box, resized), size)
+        return image, crop_alike(split.targets[number], box, resized, size)
 
 
-def make_loader(
-    split: Split,
-    augment: BatchAugment,
-    order: Order,
-    *,
-    workers: int = 0,
-    device: torch.device | None = None,
-    thumbnails: Thumbnails | None = None,
-) -> MemoryLoader | StreamLoader:
-    """The loader for a split: out of memory if it is there, by worker processes otherwise."""
-    if isinstance(split, ArraySplit):
-        return MemoryLoader(split, augment, order, device=device)
-    return StreamLoader(split, augment, order, workers=workers, device=device, thumbnails=thumbnails)
+def crop_alike(target: Any, box: Box, resized: Size, size: Size) -> Any:
+    """Crop the masks and boxes in a target as the image was: a box of it, resized, and the centre of that."""
+    if type(target) in (Tensor, int):  # a class number, without importing torchvision
+        return target
+    from torchvision.transforms.v2 import functional as TF
+    from torchvision.tv_tensors import TVTensor
+
+    def crop(part: Any) -> Any:
+        if not isinstance(part, TVTensor):
+            return part
+        return TF.center_crop(TF.resized_crop(part, *box, list(resized)), list(size))
+
+    return tree_map(crop, target)

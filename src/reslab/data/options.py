@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from reslab.errors import RequestError
 from reslab.options import Count, CountOrNone, Fraction, NotNegative, PositiveFraction, Probability, options
 
 Geometry = Literal["none", "crop", "crop_flip", "resized_crop_flip"]
@@ -20,7 +21,7 @@ class DataOptions:
         name: data set: digits, mnist, fashion-mnist, cifar10, cifar100, a folder, or hf:owner/name.
         dir: folder of the named data sets; by default $RESLAB_DATA, or else ./data.
         download: fetch a named data set that isn't there yet.
-        val_split: fraction or number of training images to hold out where the data has no validation split; 0: none.
+        val_split: fraction or number of training images to hold out, if the data has no validation split; 0 for none.
         test: read the test split, once, after training; leave it alone while you search for a recipe.
         augment: crops and flips while training; auto is chosen from the data.
         min_crop_area: smallest fraction of the image that resized_crop_flip keeps.
@@ -40,6 +41,12 @@ class DataOptions:
         fit_batch: halve the batch until it fits into memory, instead of an error.
         workers: processes that decode photographs; -1 is chosen by a short trial.
         cache_mib: keep decoded thumbnails of photographs on disk, up to this many MiB; 0 disables it.
+
+    Reference:
+        Cubuk et al. 2019, arXiv:1909.13719 (RandAugment); Müller and Hutter 2021, arXiv:2103.10158 (TrivialAugment);
+        Hendrycks et al. 2019, arXiv:1912.02781 (AugMix); Zhong et al. 2017, arXiv:1708.04896 (random erasing);
+        Zhang et al. 2017, arXiv:1710.09412 (mixup); Yun et al. 2019, arXiv:1905.04899 (CutMix);
+        Jordan 2024, arXiv:2404.00498 (alternating flip).
     """
 
     name: str = "digits"
@@ -65,3 +72,47 @@ class DataOptions:
     fit_batch: bool = False
     workers: Annotated[int, Field(ge=-1)] = -1
     cache_mib: CountOrNone = 0
+
+    @property
+    def flips(self) -> bool:
+        """Whether images get mirrored."""
+        return self.augment in ("crop_flip", "resized_crop_flip")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed, so that targets are probabilities."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+def check_options(options: DataOptions, *, memory_side: int, has_labels: bool) -> None:
+    """Refuse options that don't go together, or not with this kind of data.
+
+    Args:
+        options: with ``augment`` chosen.
+        memory_side: height in pixels of images that are kept in memory; 0 for photographs, decoded one by one.
+        has_labels: whether the targets are class numbers.
+
+    Raises:
+        RequestError: for the first combination that can't be.
+    """
+    if problem := _find_problem(options, memory_side, has_labels):
+        raise RequestError(problem)
+
+
+def _find_problem(options: DataOptions, memory_side: int, has_labels: bool) -> str:
+    augment = options.augment
+    if options.max_shift and augment not in ("crop", "crop_flip"):
+        return f"max_shift is for augment crop and crop_flip, not {augment}. Leave it out."
+    if options.alternate_flip and not options.flips:
+        return f"alternate_flip replaces the random flip, and augment {augment!r} has none. Leave it out."
+    if options.alternate_flip and not memory_side:
+        return "alternate_flip is for small images kept in memory; photographs are flipped at random. Leave it out."
+    if options.mixes and not has_labels:
+        return "mixup and cutmix mix class labels, and these targets are of another kind. Leave both out."
+    if memory_side and options.eval_size not in (0, memory_side):
+        return f"eval_size is for photographs; these images stay {memory_side} pixels high. Leave it out."
+    if options.cache_mib and memory_side:
+        return "cache_mib is for photographs; these small images are kept in memory anyway. Leave it out."
+    if options.cache_mib and augment != "resized_crop_flip":
+        return f"cache_mib is for random crops of photographs, augment resized_crop_flip, not {augment}. Leave it out."
+    return ""

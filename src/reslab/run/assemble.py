@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from reslab.data import Data, Loader, find_source, prepare
-from reslab.data.prepare import shorter_side
-from reslab.data.sources import Source
+from reslab.data import Data, Loader, Source, find_source, prepare, shorter_side
 from reslab.distributed import Ranks
 from reslab.errors import RequestError
 from reslab.layers.synced_norm import sync_norms

@@ -10,9 +10,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from reslab.data import Data, DataOptions, Preprocess, find_source, prepare
-from reslab.data.prepare import check_classes, fit_for_prediction, image_files
-from reslab.data.sources import SOURCES
+from reslab.data import (
+    SOURCES,
+    Data,
+    DataOptions,
+    Preprocess,
+    check_classes,
+    find_source,
+    fit_for_prediction,
+    image_files,
+    prepare,
+)
 from reslab.distributed import Ranks
 from reslab.errors import RequestError, unknown
 from reslab.records import RunFolder

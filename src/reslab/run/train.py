@@ -11,7 +11,7 @@ import safetensors.torch
 from torch import Tensor
 
 import reslab
-from reslab.data.prepare import check_classes
+from reslab.data import check_classes
 from reslab.distributed import launched_ranks, process_group
 from reslab.errors import RequestError, unknown
 from reslab.probe.training import step_readings

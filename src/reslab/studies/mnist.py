@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reslab.data.options import DataOptions
+from reslab.data import DataOptions
 from reslab.records import MeasureRecord, StudyRow
 from reslab.run.config import RunConfig, override
 from reslab.studies.presets import Choices, Preset

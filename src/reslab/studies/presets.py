@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reslab.data.options import DataOptions
+from reslab.data import DataOptions
 from reslab.errors import RequestError, unknown
 from reslab.run.config import RunConfig, override
 from reslab.training.options import OptimOptions, ScheduleOptions, TrainOptions
