@@ -39,8 +39,8 @@ from reslab.records import (
     StudyRecord,
     StudyRow,
 )
-from reslab.report.structure import draw_structure
-from reslab.report.study.table import markdown_of as study_markdown
+from reslab.report.structure import structure_figure
+from reslab.report.study_table import markdown_of as study_markdown
 from reslab.studies.catalog import STUDIES
 from reslab.studies.claims.ledger import shipped_evidence
 from reslab.studies.claims.text import counts_of, judge_all
@@ -257,7 +257,7 @@ def picture(name: str) -> str:
     """A network drawn, as ``reslab models NAME --graph``."""
     with torch.device("meta"):
         model = create_model(name)
-    return draw_structure(read_structure(model, image_shape(name), name=name))
+    return structure_figure(read_structure(model, image_shape(name), name=name)).svg or ""
 
 
 def fill(text: str) -> str:

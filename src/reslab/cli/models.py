@@ -233,11 +233,12 @@ def show_structure(name: str, flags: ModelsFlags) -> None:
 
 def draw(name: str, path: Path) -> StructureRecord:
     """Draws a network; a place where no picture can be is refused before any work."""
-    from reslab.report.structure import check_path, save_structure
+    from reslab.report import structure_figure
+    from reslab.report.figure import check_path
 
     check_path(path)
     record = structure_of(name)
-    save_structure(record, path)
+    structure_figure(record).save(path)
     return record
 
 

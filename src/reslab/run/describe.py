@@ -168,15 +168,3 @@ def processor_name() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def lead_of(record: RunRecord) -> str:
-    """The page's first sentence, computed from the record."""
-    chosen, which = (record.best, "best") if record.best else (record.last, "last")
-    assert chosen is not None, "a finished run has errors"
-    named = {"train": "clean training", "val": "validation", "test": "test"}
-    found = {words: chosen.scores.get(f"{split}_{record.score.name}") for split, words in named.items()}
-    parts = [f"{record.score.format(v)} {words} {record.score.name}" for words, v in found.items() if v is not None]
-    numbers = ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
-    subject = f"{record.model['name']} on {record.data['name']}"
-    return f"{subject} ends with {numbers} ({which} weights, epoch {chosen.epoch + 1})."

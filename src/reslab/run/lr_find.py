@@ -10,8 +10,7 @@ from reslab.config import RunConfig, build
 from reslab.distributed import LOCAL, launched_ranks
 from reslab.errors import RequestError
 from reslab.records import RangeRecord, RangeStep, StepRecord, encode, write_atomic
-from reslab.report.lr_range import lr_range_chart
-from reslab.report.theme import save_png
+from reslab.report import rate_range
 from reslab.run.assemble import assemble
 from reslab.run.recorder import Display
 from reslab.train.lr_range import Sweep, lr_range_test
@@ -75,5 +74,5 @@ def find_lr(config: RunConfig, out: Path, *, sweep: Sweep, display: Display | No
     )
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / RECORD, encode(asdict(record), indent=2))
-    save_png(lr_range_chart(record), out / CHART)
+    rate_range(record).save(out / CHART)
     return record

@@ -14,9 +14,9 @@ from reslab.errors import RequestError
 from reslab.models.weights import save_weights
 from reslab.probe.training import step_readings
 from reslab.records import Evaluation, RunFolder, RunRecord, encode, write_atomic
-from reslab.report.page import write_page
+from reslab.report import run_lead, write_run_page
 from reslab.run.assemble import Parts, assemble
-from reslab.run.describe import lead_of, start_record
+from reslab.run.describe import start_record
 from reslab.run.measure import evaluate_split
 from reslab.run.recorder import Display, Follower, RunRecorder
 from reslab.run.track import TensorBoard, check_track
@@ -97,7 +97,7 @@ def train(
         if ranks.is_first:
             write_weights(folder, parts.config.model, parts.data, result)
             write_atomic(folder.run, record.to_json())
-            write_page([folder], folder.report, title=folder.name, lead=lead_of(record))
+            write_run_page([folder], folder.report, title=folder.name, lead=run_lead(record))
         return Outcome(folder, record, interrupted=False)
 
 
