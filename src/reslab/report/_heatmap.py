@@ -18,10 +18,8 @@ from reslab.report.text import ratio
 
 KEY, TITLE = "heatmap", "Gradient over time"
 MAX_ROWS, MAX_COLUMNS = 256, 120
-LIMITS = (0.5, 3.0)
-"""Decades at which the colours end: at least, so that noise stays pale, and at most, so that a change shows."""
+LIMITS = (0.5, 3.0)  # decades at which colours end: at least, so that noise stays pale, and at most
 ODD = {"exactly 0": INK, "not finite": ALARM, "not read": UNKNOWN}
-UPWARD = "\u2190 loss\u2003\u2003input \u2192"
 SIGNS = {"critical": ("\u2716", ALARM), "warning": ("\u25b2", VERMILION), "info": ("\u25cf", BLUE)}
 NOTES = (
     "Colour: log10 of the gradient norm over the row's own median, in decades; green is more than usual, purple less."
@@ -44,17 +42,20 @@ def heatmap_figure(readings: Sequence[ReadingRecord], *, findings: Sequence[Find
         return Figure(KEY, TITLE, f"No picture over time, because {why}: watch a training to see it change.")
     readings = spread(readings)
     norms = norms_over_time(profile, readings)
-    cells = [decades(row) for row in norms]
-    steps = [reading.step for reading in readings]
-    groups = pooled(profile.names)
-    panels = [_panel(groups, cells, steps, pick) for pick in (median_of, worst_of)[: 1 + (len(groups) < len(cells))]]
-    signs = _signs(profile, groups, findings)
-    chart = ch.arrange([alt.layer(panel, *signs) for panel in panels], columns=2)
+    cells, steps, groups = (
+        [decades(row) for row in norms],
+        [reading.step for reading in readings],
+        pooled(profile.names),
+    )
+    picks = (median_of, worst_of) if len(groups) < len(cells) else (median_of,)
+    signs = [_signs(profile, groups, finding) for finding in findings]
+    panels = [alt.layer(_panel(groups, cells, steps, pick), *filter(None, signs)) for pick in picks]
     rows = [
         {"index": place, "name": name} | {f"step_{step}": norm for step, norm in zip(steps, row, strict=True)}
         for place, (name, row) in enumerate(zip(profile.names, norms, strict=True))
     ]
-    return Figure(KEY, TITLE, heatmap_caption(profile, steps, norms), chart, rows, NOTES, on_canvas=True)
+    caption, chart = heatmap_caption(profile, steps, norms), ch.arrange(panels, columns=2)
+    return Figure(KEY, TITLE, caption, chart, rows, NOTES, on_canvas=True)
 
 
 def spread(readings: Sequence[ReadingRecord]) -> Sequence[ReadingRecord]:
@@ -78,10 +79,8 @@ def norms_over_time(profile: GradientProfile, readings: Sequence[ReadingRecord])
 
 
 def decades(norms: Sequence[float | None]) -> list[Cell]:
-    """Decades from the median of the row."""
     measured = [math.log10(norm) for norm in norms if norm is not None and is_measured(norm)]
-    middle = statistics.median(measured) if measured else 0.0
-    odd = {None: "not read", 0.0: "exactly 0"}
+    middle, odd = statistics.median(measured) if measured else 0.0, {None: "not read", 0.0: "exactly 0"}
     return [
         odd[norm] if norm in odd else math.log10(norm) - middle if norm and math.isfinite(norm) else "not finite"
         for norm in norms
@@ -90,9 +89,7 @@ def decades(norms: Sequence[float | None]) -> list[Cell]:
 
 def limit_of(cells: list[list[Cell]]) -> float:
     """Where the colours end: symmetric, so that 0 is the middle colour, with 98 % of the cells within."""
-    sizes = sorted(abs(cell) for row in cells for cell in row if not isinstance(cell, str))
-    if not sizes:
-        return LIMITS[0]
+    sizes = sorted(abs(cell) for row in cells for cell in row if not isinstance(cell, str)) or [0.0]
     return min(max(sizes[math.floor(0.98 * (len(sizes) - 1))], LIMITS[0]), LIMITS[1])
 
 
@@ -109,7 +106,6 @@ def pooled(names: Sequence[str]) -> list[StageSpan]:
 
 
 def median_of(cells: Sequence[Cell]) -> Cell:
-    """Of the numbers; the commonest word where there is none."""
     numbers = [cell for cell in cells if not isinstance(cell, str)]
     return statistics.median(numbers) if numbers else statistics.mode(cells)
 
@@ -118,9 +114,7 @@ def worst_of(cells: Sequence[Cell]) -> Cell:
     """Not finite before exactly 0 before the greatest deviation."""
     words = [word for word in ("not finite", "exactly 0") if word in cells]
     numbers = [cell for cell in cells if not isinstance(cell, str)]
-    if words or not numbers:
-        return words[0] if words else "not read"
-    return max(numbers, key=abs)
+    return words[0] if words else max(numbers, key=abs) if numbers else "not read"
 
 
 # ---- the chart
@@ -129,27 +123,21 @@ def worst_of(cells: Sequence[Cell]) -> Cell:
 def _panel(
     groups: list[StageSpan], cells: list[list[Cell]], steps: list[int], pick: Callable[[Sequence[Cell]], Cell]
 ) -> ch.Panel:
-    """One picture of all groups, each with its median cell or the one that is furthest from the usual."""
     rows: list[DataRow] = []
     for place, group in enumerate(groups):
         more = f" and {group.last - group.first} more" if group.last > group.first else ""
-        row = {"row": place, "under": _end(place, len(groups)), "name": group.name + more}
         for column, step in enumerate(steps):
             cell = pick([each[column] for each in cells[group.first : group.last + 1]])
             value = {"decades": None, "odd": cell} if isinstance(cell, str) else {"decades": round(cell, 3), "odd": ""}
-            rows.append({**row, "column": column, "next": _end(column, len(steps)), "step": step, **value})
+            rows.append({"row": place, "name": group.name + more, "step": step, **value})
     stages = {span.first: span.name for span in stages_of([group.name for group in groups])}
-    ticks = [place + 0.5 for place in range(0, len(steps), math.ceil(len(steps) / 7))]
-    across = alt.Axis(values=ticks, labelExpr=f"format({steps}[datum.value - 0.5], ',')", grid=False)
-    names = f"{json.dumps(stages)}[datum.value]"
-    down = alt.Axis(values=list(stages), labelExpr=names, grid=False, labelBaseline="top", labelLimit=90)
-    at = {
-        "x": alt.X("column:Q", title="step", scale=alt.Scale(domain=[0, len(steps)], nice=False), axis=across),
-        "x2": "next:Q",
-        "y": alt.Y("row:Q", title=UPWARD, scale=alt.Scale(domain=[len(groups), 0], nice=False), axis=down),
-        "y2": "under:Q",
-        "tooltip": ["name:N", "step:Q", alt.Tooltip("decades:Q", format="+.2f"), alt.Tooltip("odd:N", title="or")],
-    }
+    names, few = f"{json.dumps(stages)}[datum.value]", steps[:: math.ceil(len(steps) / 7)]
+    across = alt.Axis(values=few, format=",", grid=False, labelAngle=0)
+    down = alt.Axis(values=list(stages), labelExpr=names, ticks=False, grid=False, labelLimit=90)
+    whole = alt.Scale(round=True)  # pixels, so that no light comes through between cells
+    y = alt.Y("row:O", title="\u2190 loss\u2003\u2003input \u2192", scale=whole, axis=down)
+    at = {"x": alt.X("step:O", axis=across), "y": y}
+    at["tooltip"] = ["name:N", "step:Q", alt.Tooltip("decades:Q", format="+.2f"), alt.Tooltip("odd:N", title="or")]
     limit = limit_of(cells)
     ends = [-limit, -limit / 2, 0, limit / 2, limit]
     scale = alt.Scale(type="linear", domain=ends, range=list(DIVERGING), clamp=True, interpolate="rgb")
@@ -160,35 +148,23 @@ def _panel(
     for word, ink in ODD.items():
         if odd := [row for row in rows if row["odd"] == word]:
             layers.append(ch.mark("rect", odd, color=ink, **at))
-    layers.append(ch.mark("rule", [{"row": first} for first in stages], color=QUIET, strokeWidth=0.7, y="row:Q"))
+    border = alt.Y("row:O", bandPosition=0)
+    layers.append(ch.mark("rule", [{"row": first} for first in stages], color=QUIET, strokeWidth=0.7, y=border))
     size = max(group.last - group.first + 1 for group in groups)
     title = "" if size == 1 else f"the furthest of each {size}" if pick is worst_of else f"median of each {size}"
-    height = len(groups) * max(1, min(12, round(420 / len(groups))))
-    return ch.panel(layers, width=340, height=height, title=title)
+    return ch.panel(layers, width=340, height=len(groups) * max(1, min(12, round(420 / len(groups)))), title=title)
 
 
-def _end(place: int, count: int) -> float:
-    """Where a cell ends: a little under the next one, so that no light comes through between them."""
-    return place + 1 + (0.1 if place + 1 < count else 0)
-
-
-def _signs(profile: GradientProfile, groups: list[StageSpan], findings: Sequence[FindingRecord]) -> list[ch.Panel]:
+def _signs(profile: GradientProfile, groups: list[StageSpan], finding: FindingRecord) -> ch.Panel | None:
     """In the margin, beside the rows of blocks that a finding names."""
-    drawn: list[ch.Panel] = []
-    for finding in findings:
-        places = [place for place, name in enumerate(profile.names) if is_named(finding, name)]
-        sign, colour = SIGNS[finding.severity]
-        said = {"sign": sign, "finding": finding.id, "sentence": finding.sentence, "where": finding.where}
-        rows = [
-            {"row": row + 0.5, **said}
-            for row, group in enumerate(groups)
-            if any(group.first <= place <= group.last for place in places)
-        ]
-        if rows:
-            look = {"align": "left", "baseline": "middle", "fontSize": 13, "fontWeight": "bold", "color": colour}
-            tooltip = ["finding:N", "where:N", "sentence:N"]
-            drawn.append(ch.mark("text", rows, x=alt.value("width"), y="row:Q", text="sign:N", tooltip=tooltip, **look))
-    return drawn
+    places = [place for place, name in enumerate(profile.names) if is_named(finding, name)]
+    sign, colour = SIGNS[finding.severity]
+    said = {"sign": sign, "finding": finding.id, "sentence": finding.sentence, "where": finding.where}
+    found = (row for row, group in enumerate(groups) if any(group.first <= place <= group.last for place in places))
+    rows = [{"row": row, **said} for row in found]
+    look = {"align": "left", "baseline": "middle", "fontSize": 13, "fontWeight": "bold", "color": colour}
+    at = {"x": alt.value("width"), "y": "row:O", "text": "sign:N", "tooltip": ["finding:N", "where:N", "sentence:N"]}
+    return ch.mark("text", rows, **look, **at) if rows else None
 
 
 def is_named(finding: FindingRecord, name: str) -> bool:
@@ -197,17 +173,12 @@ def is_named(finding: FindingRecord, name: str) -> bool:
 
 
 def heatmap_caption(profile: GradientProfile, steps: Sequence[int], norms: list[list[float | None]]) -> str:
-    """Say where the gradient moved most, and whether anything was 0 or not finite."""
     over = f"steps {steps[0]:,} to {steps[-1]:,}, {len(steps)} readings"
-    moved = []
-    for name, row in zip(profile.names, norms, strict=True):
-        measured = [norm for norm in row if norm is not None and is_measured(norm)]
-        if len(measured) > 1:
-            moved.append((max(measured) / min(measured), name))
+    known = [[norm for norm in row if norm is not None and is_measured(norm)] for row in norms]
+    moved = [(max(row) / min(row), name) for name, row in zip(profile.names, known, strict=True) if len(row) > 1]
     sentences = []
     if moved:
-        factor, name = max(moved)
-        typical = statistics.median(found for found, _ in moved)
+        (factor, name), typical = max(moved), statistics.median(found for found, _ in moved)
         sentences.append(
             f"Over {over}, the gradient of the median {profile.unit} moved {ratio(typical)}-fold between its extremes,"
             f" that of {name} most: {ratio(factor)}-fold."
