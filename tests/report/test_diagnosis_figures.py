@@ -292,7 +292,7 @@ def test_cells_are_decades_from_the_median_of_their_row():
 
 def test_zeros_non_finite_norms_and_blocks_that_were_not_there_have_colours_of_their_own():
     figure = heatmap_figure([read([1.0, 0.0]), read([NAN, 2.0], step=1)])
-    cells = {(cell["row"], cell["column"]): (cell["decades"], cell["odd"]) for cell in cells_of(figure)}
+    cells = {(cell["row"], cell["step"]): (cell["decades"], cell["odd"]) for cell in cells_of(figure)}
     odd = {(0, 0): (0, ""), (0, 1): (None, "not finite"), (1, 0): (None, "exactly 0"), (1, 1): (0, "")}
     assert cells == odd
     assert "In 1 of 2 blocks it was exactly 0 at some step." in figure.caption
@@ -341,7 +341,7 @@ def test_worst_of_and_limits():
 def test_blocks_that_a_finding_names_are_marked():
     figure = heatmap_figure([read([1.0] * 9, step=step) for step in range(2)], findings=[FINDING])
     signs = [(row["row"], row["sign"], row["finding"]) for row in rows_of(figure.spec, "sign")]
-    assert signs == [(1.5, "\u2716", "GRAD_EXP_GROWTH")]
+    assert signs == [(1, "\u2716", "GRAD_EXP_GROWTH")]
 
 
 def test_many_readings_are_thinned_out_evenly():

@@ -42,14 +42,11 @@ def heatmap_figure(readings: Sequence[ReadingRecord], *, findings: Sequence[Find
         return Figure(KEY, TITLE, f"No picture over time, because {why}: watch a training to see it change.")
     readings = spread(readings)
     norms = norms_over_time(profile, readings)
-    cells, steps, groups = (
-        [decades(row) for row in norms],
-        [reading.step for reading in readings],
-        pooled(profile.names),
-    )
+    cells, steps = [decades(row) for row in norms], [reading.step for reading in readings]
+    groups = pooled(profile.names)
     picks = (median_of, worst_of) if len(groups) < len(cells) else (median_of,)
-    signs = [_signs(profile, groups, finding) for finding in findings]
-    panels = [alt.layer(_panel(groups, cells, steps, pick), *filter(None, signs)) for pick in picks]
+    signs = [sign for finding in findings if (sign := _signs(profile, groups, finding))]
+    panels = [alt.layer(_panel(groups, cells, steps, pick), *signs) for pick in picks]
     rows = [
         {"index": place, "name": name} | {f"step_{step}": norm for step, norm in zip(steps, row, strict=True)}
         for place, (name, row) in enumerate(zip(profile.names, norms, strict=True))
@@ -136,7 +133,7 @@ def _panel(
     down = alt.Axis(values=list(stages), labelExpr=names, ticks=False, grid=False, labelLimit=90)
     whole = alt.Scale(round=True)  # pixels, so that no light comes through between cells
     y = alt.Y("row:O", title="\u2190 loss\u2003\u2003input \u2192", scale=whole, axis=down)
-    at = {"x": alt.X("step:O", axis=across), "y": y}
+    at: ch.Channels = {"x": alt.X("step:O", axis=across), "y": y}
     at["tooltip"] = ["name:N", "step:Q", alt.Tooltip("decades:Q", format="+.2f"), alt.Tooltip("odd:N", title="or")]
     limit = limit_of(cells)
     ends = [-limit, -limit / 2, 0, limit / 2, limit]
