@@ -24,7 +24,7 @@ RAIL = 26
 """Height of a rail: the strip for values that a logarithmic axis has no place for."""
 MAX_LARGE_DOTS = 28
 """Points of a line up to which each has a large dot; beyond, these would hide the dashes."""
-SAME_WIDTH: dict[str, Any] = {"minExtent": 40, "maxExtent": 40}
+SAME_WIDTH: dict[str, Any] = {"minExtent": 48, "maxExtent": 48}
 """Of vertical axes, so that panels above one another line up."""
 MAX_TOLD = 14
 """Lines that the mouse tells of at once."""

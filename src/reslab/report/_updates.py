@@ -61,7 +61,7 @@ def _panel(rows: list[DataRow]) -> ch.Panel:
         "x": ch.order_axis(1 + rows[-1]["index"], ch.input_to_loss("parameter, in order of definition")),
         "y": ch.log_axis(alt.Y, "ratio:Q", "update / weight", low, high, **ends),
         "color": ch.colour("kind", KINDS, symbol="circle"),
-        "shape": alt.Shape("kind:N", legend=None, scale=alt.Scale(domain=list(KINDS), range=["circle", "square"])),
+        "shape": alt.Shape("kind:N", title=None, scale=alt.Scale(domain=list(KINDS), range=["circle", "square"])),
         "tooltip": ["name:N", "kind:N", ch.number("ratio", "update / weight")],
     }
     typical = {"ratio": TYPICAL}

@@ -184,14 +184,17 @@ def draw(
 def _layers(lines: list[FlowLine], axis: ch.LogAxis, channels: ch.Channels, width: int) -> list[ch.Panel]:
     """Bands of stages and healthy networks, the lines, the slope, and the rails."""
     profile = lines[0].profile
-    y = axis.y("norm:Q", f"gradient norm at the {profile.unit}'s input")
+    units = {line.profile.unit for line in lines}
+    title = ["gradient norm", f"at the {profile.unit}'s input" if len(units) == 1 else "at the input"]
+    y = axis.y("norm:Q", title if axis.height < 200 else " ".join(title))
     layers: list[ch.Panel] = []
     if len({len(line.profile.norms) for line in lines}) == 1:
         x, scales = ch.depth_axis(profile.names, profile.unit, field="x:Q"), [1.0] * len(lines)
         layers += ch.stage_bands(profile.names, width=width, field="x")
     else:  # of different depths: from 0 to 1
         ticks = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format=".0%", grid=False)
-        x = alt.X("x:Q", title=ch.input_to_loss("depth"), axis=ticks)
+        scale = alt.Scale(domain=[-0.02, 1.02], nice=False)
+        x = alt.X("x:Q", title=ch.input_to_loss("depth"), axis=ticks, scale=scale)
         scales = [1 / max(len(line.profile.norms) - 1, 1) for line in lines]
     points = [
         row | {"x": round(row["x"] * scale, 5)}
@@ -340,10 +343,10 @@ def _straightness(profile: GradientProfile) -> str:
     slope = slope_of(profile)
     if slope is None:
         return ""
-    where = "In the half nearer to the loss" if slope.unit == "block" else "All the way"
+    where = "In the half nearer to the loss" if slope.unit == "block" else "Along the whole depth"
     shape = "a straight line, so the change is exponential" if slope.fit >= 0.95 else "not a straight line"
     shape = "hardly a slope" if abs(math.log10(slope.factor)) < 0.02 else shape
-    return f"{where} that is {times(slope.factor)} per {slope.unit}: {shape} (R\u00b2 {slope.fit:.2f})."
+    return f"{where} it changes by {times(slope.factor)} per {slope.unit}: {shape} (R\u00b2 {slope.fit:.2f})."
 
 
 def _odd(profiles: Sequence[GradientProfile], who: str = "") -> str:

@@ -23,7 +23,7 @@ showTheme();
 
 // ---- charts
 let shown = {charts: {}, rows: {}, dark: {}};
-const AXIS = 68, GAP = 24, NARROWEST = 240;  // pixels: an axis with its labels, between panels, a panel
+const AXIS = 78, GAP = 24, NARROWEST = 240;  // pixels: an axis with its labels, between panels, a panel
 const DRAWN_FOR = 860;  // pixels of legend that config.legend.columns was counted for
 
 // The same chart for a phone and a wide screen: as many panels in a row as there is room for.
