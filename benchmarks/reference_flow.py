@@ -16,8 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "clinic"))
 
 from healthy import HEALTHY
 
-from reslab.report.diagnosis.places import FEW
-from reslab.report.diagnosis.reference import DATA, SHARES, band_of, decades_at
+from reslab.report.profile import FRACTIONS, HEALTHY_FILE, MIN_POINTS, decades_at, healthy_band
 
 
 def main() -> None:
@@ -25,16 +24,16 @@ def main() -> None:
     profiles = {}
     for patient in HEALTHY[:: 10 if flags.quick else 1]:
         blocks = patient.diagnosis(0).blocks
-        profile = decades_at([block.grad_norm for block in blocks], SHARES) if len(blocks) >= FEW else None
+        profile = decades_at([block.grad_norm for block in blocks], FRACTIONS) if len(blocks) >= MIN_POINTS else None
         if profile is None:
             continue
         profiles[patient.name] = profile
         print(f"{patient.name:44} {len(blocks):4} blocks  {' '.join(f'{value:5.2f}' for value in profile)}", flush=True)
-    band = band_of(list(profiles.values()))
+    band = healthy_band(list(profiles.values()))
     print(f"{len(profiles)} networks, 5 to 95 %: {band}")
     if flags.save:
-        record = {"networks": list(profiles), "shares": SHARES, "low": band[0], "high": band[1]}
-        DATA.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        record = {"networks": list(profiles), "shares": FRACTIONS, "low": band[0], "high": band[1]}
+        HEALTHY_FILE.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from reslab.records import (
     StudyRow,
 )
 from reslab.report.structure import draw_structure
-from reslab.report.study.table import markdown_of as study_markdown
+from reslab.report.study_table import markdown_of as study_markdown
 from reslab.run.config import FLAGS, list_recipes, load_recipe
 from reslab.studies.catalog import STUDIES
 from reslab.studies.claims.ledger import shipped_evidence
@@ -257,7 +257,7 @@ def picture(name: str) -> str:
     """A network drawn, as ``reslab models NAME --graph``."""
     with torch.device("meta"):
         model = create_model(name)
-    return draw_structure(read_structure(model, image_shape(name), name=name))
+    return structure_figure(read_structure(model, image_shape(name), name=name)).svg or ""
 
 
 def fill(text: str) -> str:

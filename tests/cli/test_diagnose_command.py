@@ -15,7 +15,7 @@ def test_a_plain_network_is_sick_and_its_twin_is_not(reslab):
     assert plain.code == 0, plain.err
     assert "plain56 on digits: sick" in plain.out
     assert "GRAD_EXP_GROWTH" in plain.out
-    assert "What helps: add shortcuts" in plain.out
+    assert "Suggested fix: add shortcuts" in plain.out
     twin = reslab("diagnose", "--model", "resnet56", *NETWORK)
     assert "resnet56 on digits: healthy" in twin.out
 
@@ -94,4 +94,4 @@ def test_a_page_that_cannot_be_written_or_compared(reslab, tiny_run, tmp_path):
     (tmp_path / "other.html").write_text("<p>hello</p>")
     answer = reslab("report", page, tmp_path / "other.html", "-o", tmp_path / "out.html")
     assert answer.code == 2
-    assert "no page of a diagnosis" in answer.err
+    assert "is not a page of a diagnosis" in answer.err

@@ -27,8 +27,7 @@ from reslab.cli.models import (
 )
 from reslab.errors import RequestError
 from reslab.models.table import catalog_rows
-from reslab.report.canvas import MAX_WIDTH
-from reslab.report.structure import draw_structure
+from reslab.report.structure import MAX_WIDTH, draw_structure
 from reslab.report.tree import format_tree
 
 RESLAB = Path(sys.executable).with_name("reslab")

@@ -10,11 +10,13 @@ import pytest
 from tests.report.blank_records import block_record, reading_record
 
 from reslab.records import (
+    ERROR,
     EpochRecord,
     Evaluation,
     RecordWriter,
     RunFolder,
     RunRecord,
+    Score,
     StepRecord,
     write_atomic,
 )
@@ -81,6 +83,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         epochs: int = 30,
         steps: int = 300,
         val: bool = True,
+        score: Score = ERROR,
         norms: tuple[list[float], list[float]] | None = None,
         losses: list[float] | None = None,
         **changes: Any,
@@ -88,9 +91,9 @@ def make_run(tmp_path: Path) -> MakeRun:
         folder = RunFolder(tmp_path / name)
         folder.root.mkdir(parents=True)
         model = model or name
-        write_atomic(folder.run, run_record(model, **changes).to_json())
+        write_atomic(folder.run, run_record(model, score=score, **changes).to_json())
         _write_steps(folder, losses or [2.3 * 0.985**step + 0.02 * (step % 7) + 0.01 for step in range(steps)])
-        _write_epochs(folder, model, epochs, val)
+        _write_epochs(folder, model, epochs, val, score)
         _write_readings(folder, norms if norms is not None else norms_of(model))
         return folder
 
@@ -110,14 +113,16 @@ def _write_steps(folder: RunFolder, losses: list[float]) -> None:
     writer.close()
 
 
-def _write_epochs(folder: RunFolder, model: str, epochs: int, val: bool) -> None:
+def _write_epochs(folder: RunFolder, model: str, epochs: int, val: bool, score: Score) -> None:
     floor = {"plain20": 0.09, "plain56": 0.14, "plain110": 0.35, "resnet20": 0.085, "resnet56": 0.07}.get(model, 0.065)
     writer = RecordWriter(folder.epochs)
     for epoch in range(epochs):
         error = floor + (0.85 - floor) * 0.8**epoch
         measured = error + 0.01 * math.sin(5 * epoch) * 0.9**epoch + 0.01
-        numbers = [2 * error, error, measured, measured] if val else [2 * error, error]
-        scores = dict(zip(SCORES, numbers, strict=False))
+        values = {"train": error, "val": measured} if val else {"train": error}
+        scores = {f"{split}_loss": 2 * value for split, value in values.items()}
+        for split, value in values.items():
+            scores[f"{split}_{score.name}"] = value if score.better == "lower" else 1 - value
         writer.write(EpochRecord(epoch, 10 * (epoch + 1), 0.1, 900.0, 2.7, scores=scores))
     writer.close()
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, replace
 
 import pytest
-from page_reader import PageReader
+from tests.report.page_reader import PageReader, find_all, rows_of, scales_of
 
 from reslab.records import (
     DepthRecord,
@@ -19,11 +18,11 @@ from reslab.records import (
     StudyRow,
     encode,
 )
-from reslab.report.portraits import RAMPS
-from reslab.report.study.means import means_chart, means_figure
-from reslab.report.study.page import MANY, write_study_page
-from reslab.report.study.shattering import depth_figure
-from reslab.report.study.table import brief, cells_of, columns_of, markdown_of
+from reslab.report import study_means, write_study_page
+from reslab.report._shattering import shattering_of_runs
+from reslab.report._style import RAMPS
+from reslab.report.study_page import MAX_RUNS
+from reslab.report.study_table import brief, cells_of, columns_of, markdown_of
 
 TRAIN = MeasureRecord("train_error", "clean training error", "percent", charted=True)
 TEST = MeasureRecord("test_error", "test error", "percent", charted=True)
@@ -94,25 +93,27 @@ def test_the_table_has_means_spread_and_what_became_of_the_runs():
 
 
 def test_means_are_drawn_against_depth_on_one_axis_for_both_errors():
-    spec = means_chart(degradation()).to_dict()
-    assert len(spec["concat"]) == 2
-    domains = [panel["layer"][0]["encoding"]["y"]["scale"]["domain"] for panel in spec["concat"]]
-    assert domains[0] == domains[1] == [0, 50]
-    values = [row for rows in spec["datasets"].values() for row in rows]
-    assert sum("n" not in row for row in values) == 16  # a ring for each seed
-    assert means_figure(degradation()).caption == (
+    figure = study_means(degradation())
+    assert len(figure.spec["concat"]) == 2
+    assert {tuple(scale["domain"]) for scale in scales_of(figure.spec, "y")} == {(0, 50)}
+    assert len(figure.rows) == 16  # a ring for each seed
+    assert figure.caption == (
         "Clean training error: from 1.00 % (56, residual) to 41.00 % (56, plain)."
         " Test error: from 3.00 % (56, residual) to 43.00 % (56, plain)."
     )
+    colours = scales_of(figure.spec, "color")[0]
+    assert dict(zip(colours["domain"], colours["range"], strict=True)) == {
+        "plain": RAMPS["plain"][3],
+        "residual": RAMPS["residual"][3],
+    }
 
 
 def test_settings_without_a_number_are_drawn_line_by_line():
     rows = [StudyRow(name, {"recipe": name}, {"test_error": (0.1, 0.2)}, {}, 0) for name in ("none", "warm-up")]
-    spec = means_chart(study(rows, TEST)).to_dict()
-    panel = spec["concat"][0]["layer"]
-    assert panel[1]["encoding"]["y"]["sort"] == ["none", "warm-up"]
-    words = spec["datasets"][panel[2]["data"]["name"]]  # right of the last ring
-    assert [(row["told"], row["value"]) for row in words] == [("mean 15.00 %", 20.0)] * 2
+    spec = study_means(study(rows, TEST)).spec
+    assert ["none", "warm-up"] in list(find_all(spec, "sort"))
+    words = [row for row in rows_of(spec, "said") if row["said"].startswith("mean")]  # right of the last ring
+    assert [(row["said"], row["value"]) for row in words] == [("mean 15.00 %", 20.0)] * 2
 
 
 def test_many_kinds_at_a_few_depths_share_a_line_each_and_tell_depths_by_shade():
@@ -121,11 +122,11 @@ def test_many_kinds_at_a_few_depths_share_a_line_each_and_tell_depths_by_shade()
         for kind in map(str, range(9))
         for depth in (20, 56, 110)
     ]
-    spec = means_chart(study(rows, TEST)).to_dict()
-    _, dots = spec["concat"][0]["layer"]
-    assert dots["encoding"]["y"]["sort"] == [str(kind) for kind in range(9)]
-    assert dots["encoding"]["color"]["scale"] == {"domain": [20, 56, 110], "range": list(RAMPS["residual"])}
-    assert {row["value"] for row in spec["datasets"][dots["data"]["name"]] if row["label"] == "3"} == {2.0, 5.6, 11.0}
+    spec = study_means(study(rows, TEST)).spec
+    assert [str(kind) for kind in range(9)] in list(find_all(spec, "sort"))
+    shades = {"domain": [20, 56, 110], "range": [RAMPS["residual"][place] for place in (0, 3, 6)]}
+    assert shades in scales_of(spec, "color")
+    assert {row["value"] for row in rows_of(spec, "value") if row["label"] == "3"} == {2.0, 5.6, 11.0}
 
 
 def test_exact_zeros_are_named_where_a_logarithm_has_no_place_for_them():
@@ -135,41 +136,40 @@ def test_exact_zeros_are_named_where_a_logarithm_has_no_place_for_them():
         for kind, value in (("plain", 1.0), ("residual", 1e-4), ("zero", 0.0))
         for blocks in (1, 4)
     ]
-    figure = means_figure(study(rows, error))
+    figure = study_means(study(rows, error))
     assert "Exactly 0, for which a logarithmic axis has no place: 1, zero; 4, zero." in figure.caption
-    axis = figure.spec["concat"][0]["layer"][0]["encoding"]["y"]["scale"]
-    assert axis["type"] == "log"
-    assert not any(row["value"] == 0 for rows in figure.spec["datasets"].values() for row in rows)
+    assert scales_of(figure.spec, "y")[0]["type"] == "log"
+    assert not any(row["value"] == 0 for row in rows_of(figure.spec, "value"))
 
 
 def test_a_study_without_a_finished_run_says_so():
-    figure = means_figure(study([StudyRow("a", {"depth": 20}, {}, {}, 2)]))
-    assert figure.spec is None
+    figure = study_means(study([StudyRow("a", {"depth": 20}, {}, {}, 2)]))
+    assert not figure.is_drawn
     assert "No run has ended yet" in figure.caption
 
 
 def test_shattering_is_told_for_the_deepest_of_each_family(twins):
     for place, run in enumerate(twins):
         add_depth(run, half=0.001 if place == 2 else math.inf if place == 5 else 0.05)
-    figure = depth_figure(twins)
+    figure = shattering_of_runs(twins)
     assert "plain110: the cosine falls below a half within 0.1\N{NO-BREAK SPACE}% of the way" in figure.caption
     assert "resnet110: the cosine falls below a half nowhere on the way" in figure.caption
     assert len(figure.spec["concat"]) == 2
-    assert figure.tables[0].rows[0][1:3] == ["0.05", "0.5 of 1 branches"]
-    assert depth_figure([]).spec is None
+    assert list(figure.rows[0].values())[1:3] == ["0.05", "0.5 of 1 branches"]
+    assert not shattering_of_runs([]).is_drawn
 
 
 def test_what_was_not_measured_of_the_depth_is_said_and_not_drawn(twins):
     missing = {"paths": "too many blocks", "shattering": "the gradient is not finite"}
     record = asdict(DepthRecord(paths=None, shattering=None, not_measured=missing))
     twins[0].depth.write_text(encode({"start": record, "end": record}), encoding="utf-8")
-    figure = depth_figure(twins[:1])
-    assert figure.spec is None
-    assert figure.tables[0].rows == [[twins[0].name, *["not measured", "one path"] * 2]]
+    figure = shattering_of_runs(twins[:1])
+    assert not figure.is_drawn
+    assert [list(row.values()) for row in figure.rows] == [[twins[0].name, *["not measured", "one path"] * 2]]
     add_depth(twins[1], half=0.05)
-    figure = depth_figure(twins[:2])
-    assert len(figure.tables[0].rows) == 2
-    assert {row["run"] for rows in figure.spec["datasets"].values() for row in rows if "run" in row} == {twins[1].name}
+    figure = shattering_of_runs(twins[:2])
+    assert len(figure.rows) == 2
+    assert {row["run"] for row in rows_of(figure.spec, "run")} == {twins[1].name}
 
 
 def test_the_page_has_answer_table_notices_and_command(twins, tmp_path):
@@ -186,7 +186,7 @@ def test_the_page_has_answer_table_notices_and_command(twins, tmp_path):
         "What else was measured",
     ):
         assert words in page.text
-    assert path.stat().st_size < 3_000_000 + len(json.dumps(page.scripts))
+    assert path.stat().st_size < 1_000_000
 
 
 def test_a_study_that_trains_nothing_has_its_machine_on_the_page(tmp_path):
@@ -196,10 +196,10 @@ def test_a_study_that_trains_nothing_has_its_machine_on_the_page(tmp_path):
 
 
 def test_of_very_many_runs_the_page_draws_the_means_alone_and_says_so(twins, tmp_path):
-    runs = (list(twins) * MANY)[: MANY + 1]
+    runs = (list(twins) * MAX_RUNS)[: MAX_RUNS + 1]
     page = PageReader(write_study_page(degradation(), runs, tmp_path / "page.html"))
     assert set(page.specs) == {"means"}
-    assert f"{MANY + 1} runs are too many for curves of each." in page.text
+    assert f"{MAX_RUNS + 1} runs are too many for curves of each." in page.text
     assert "The table of 4 settings" in page.text
 
 

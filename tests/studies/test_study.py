@@ -17,7 +17,7 @@ from reslab.cli.main import main
 from reslab.cli.study import progress_text
 from reslab.errors import RequestError, WorkFailed
 from reslab.records import Evaluation, MeasureRecord, RunFolder, RunRecord, StudyRow, encode, read_study
-from reslab.report.study.table import markdown_of, measure_text
+from reslab.report.study_table import markdown_of, measure_text
 from reslab.run.config import override
 from reslab.studies import grid
 from reslab.studies.degradation import KINDS, conclude, degradation

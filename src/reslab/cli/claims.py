@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
 
 def show(judged: Sequence[tuple[Claim, Finding]]) -> None:
     """Each claim with its word, its source and the numbers."""
-    from reslab.report.study.table import origin_of
+    from reslab.report.study_table import origin_of
     from reslab.studies.claims.text import counts_of
 
     screen = console()

@@ -117,8 +117,8 @@ def check_out(path: Path | None) -> None:
 
 def show(diagnosis: Diagnosis) -> None:
     """Print the verdict, each finding with its number and suggested fix, and what wasn't checked."""
-    from reslab.report.diagnosis.verdict_words import lines_of
+    from reslab.report.verdict import verdict_lines
 
     screen = console()
-    for line, is_heading in lines_of(diagnosis.name, diagnosis.judged):
+    for line, is_heading in verdict_lines(diagnosis.name, diagnosis.judged):
         screen.print(line, style="bold" if is_heading else None, markup=False)  # a module's name may look like markup

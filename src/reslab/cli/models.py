@@ -201,13 +201,14 @@ def only_name(rows: Sequence[Row], flags: ModelsFlags) -> str:
 
 def show_structure(name: str, flags: ModelsFlags) -> None:
     """Show one network as a tree, a picture or both."""
-    from reslab.report.structure import check_path, save_structure
+    from reslab.report import structure_figure
+    from reslab.report.figure import check_path
 
     if flags.graph:
         check_path(flags.graph)  # before any work
     record = structure_of(name)
     if flags.graph:
-        save_structure(record, flags.graph)
+        structure_figure(record).save(flags.graph)
     if flags.json:
         print_json(asdict(record) | ({"graph": str(flags.graph)} if flags.graph else {}))
         return

@@ -43,14 +43,13 @@ def run(arguments: list[str]) -> int:
         if not folder.run.exists():
             raise RequestError(f"{folder.root} is not a run: it has no run.json.")
 
-    from reslab.report.page import write_page
-    from reslab.report.tables import result_rows
+    from reslab.report import result_rows, write_run_page
 
     title = flags.title or " and ".join(
         [", ".join(f.name for f in folders[:-1]), folders[-1].name][len(folders) == 1 :]
     )
     flags.out.parent.mkdir(parents=True, exist_ok=True)
-    write_page(folders, flags.out, title=title)
+    write_run_page(folders, flags.out, title=title)
     if flags.json:
         print_json({"page": str(flags.out), "runs": result_rows(folders)})
     else:
@@ -67,15 +66,14 @@ def compare(flags: ReportFlags) -> int:
             f" reslab diagnose {others[0]} -o page.html"
         )
 
-    from reslab.report.diagnosis.comparison import write_comparison
-    from reslab.report.diagnosis.embedded import read_cases
+    from reslab.report import read_diagnoses, write_comparison_page
 
-    cases = [case for path in flags.runs for case in read_cases(path)]
+    diagnoses = [diagnosis for path in flags.runs for diagnosis in read_diagnoses(path)]
     flags.out.parent.mkdir(parents=True, exist_ok=True)
-    write_comparison(cases, flags.out, title=flags.title)
+    write_comparison_page(diagnoses, flags.out, title=flags.title)
     if flags.json:
-        verdicts = [{"name": case.name, "verdict": case.judged.verdict} for case in cases]
+        verdicts = [{"name": each.name, "verdict": each.judged.verdict} for each in diagnoses]
         print_json({"page": str(flags.out), "diagnoses": verdicts})
     else:
-        print(f"{flags.out}: {len(cases)} diagnoses")
+        print(f"{flags.out}: {len(diagnoses)} diagnoses")
     return 0

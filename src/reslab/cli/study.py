@@ -16,7 +16,7 @@ from rich.table import Table
 
 from reslab.cli._output import console, parse, print_json, table
 from reslab.errors import RequestError, WorkFailed
-from reslab.report.words import duration
+from reslab.report.text import duration
 from reslab.studies.catalog import STUDIES, create_study
 from reslab.studies.presets import Choices
 
@@ -246,7 +246,7 @@ def show(record: StudyRecord, out: Path, *, told: str, as_json: bool) -> None:
 
 def study_table(record: StudyRecord) -> Table:
     """The table as it stands."""
-    from reslab.report.study.table import brief, cells_of, columns_of
+    from reslab.report.study_table import brief, cells_of, columns_of
 
     record = brief(record)
     columns = columns_of(record)

@@ -28,12 +28,11 @@ from reslab.records import (
     VerdictRecord,
     encode,
 )
-from reslab.report.diagnosis.verdict_words import lead_of, lines_of
+from reslab.report.verdict import verdict_lines, verdict_sentence
 from reslab.version import __version__
 
 if TYPE_CHECKING:
-    from reslab.report.diagnosis.case import Case
-    from reslab.report.diagnosis.picture import Picture
+    from reslab.report import DiagnosisRecord, Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,8 +75,8 @@ class Diagnosis:
         """Residual additions of the last reading, in order of execution."""
         return self.readings[-1].blocks
 
-    def chart(self, name: str) -> Picture:
-        """One picture; it shows itself in a notebook, and its ``save`` writes PNG, SVG, JSON or its numbers as CSV.
+    def chart(self, name: str) -> Figure:
+        """One figure; it shows itself in a notebook, and its ``save`` writes PNG, SVG, JSON or its numbers as CSV.
 
         Args:
             name: ``flow``, ``split``, ``signal``, ``units``, ``updates``, ``paths``, ``shattering``, ``lesions``,
@@ -86,28 +85,28 @@ class Diagnosis:
         Raises:
             RequestError: for another name.
         """
-        from reslab.report.diagnosis.charts import draw  # altair is only needed here
+        from reslab.report import diagnosis_figure  # altair is only needed here
 
-        return draw(name, self.readings, self.depth, findings=self.findings)
+        return diagnosis_figure(name, self.record)
 
     def save(self, path: Path | str) -> Path:
         """Writes everything as one HTML page, which opens without a network, and returns its path."""
-        from reslab.report.diagnosis.page import write_diagnosis
+        from reslab.report import write_diagnosis_page
 
-        return write_diagnosis(self.case, path)
+        return write_diagnosis_page(self.record, path)
 
     @property
-    def case(self) -> Case:
-        """What pages are made of."""
-        from reslab.report.diagnosis.case import Case
+    def record(self) -> DiagnosisRecord:
+        """What figures and pages are made of."""
+        from reslab.report import DiagnosisRecord
 
-        return Case(self.name, self.judged, self.readings, self.depth, self.facts)
+        return DiagnosisRecord(self.name, self.judged, self.readings, self.depth, self.facts)
 
     def __repr__(self) -> str:
-        return f"<Diagnosis of {self.name}, {self.verdict}: {lead_of(self.judged)}>"
+        return f"<Diagnosis of {self.name}, {self.verdict}: {verdict_sentence(self.judged)}>"
 
     def __str__(self) -> str:
-        return "\n".join(line for line, _ in lines_of(self.name, self.judged))
+        return "\n".join(line for line, _ in verdict_lines(self.name, self.judged))
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, in plain types."""

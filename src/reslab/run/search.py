@@ -9,8 +9,7 @@ from pathlib import Path
 from reslab.distributed import Ranks, launched_ranks
 from reslab.errors import RequestError
 from reslab.records import RangeRecord, StepRecord, encode, write_atomic
-from reslab.report.lr_range import lr_range_chart
-from reslab.report.theme import save_png
+from reslab.report import rate_range
 from reslab.run.assemble import assemble, gather, memory_probe
 from reslab.run.config import RunConfig
 from reslab.run.display import Display
@@ -74,7 +73,7 @@ def find_lr(config: RunConfig, out: Path, *, sweep: Sweep, display: Display | No
     )
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / RECORD, encode(asdict(record), indent=2))
-    save_png(lr_range_chart(record), out / CHART)
+    rate_range(record).save(out / CHART)
     return record
 
 

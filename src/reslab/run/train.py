@@ -16,7 +16,7 @@ from reslab.distributed import launched_ranks, process_group
 from reslab.errors import RequestError, unknown
 from reslab.probe.training import step_readings
 from reslab.records import Evaluation, RunFolder, RunRecord, encode, write_atomic
-from reslab.report.page import write_page
+from reslab.report import run_lead, write_run_page
 from reslab.run.assemble import TrainingInputs, assemble, evaluation_loader, training_loader
 from reslab.run.config import FLAGS, RunConfig, as_before, differences, load_config, load_recipe, override
 from reslab.run.display import Display, make_display
@@ -150,7 +150,7 @@ def run_training(
         if ranks.is_first:
             write_weights(folder, inputs, result)
             write_atomic(folder.run, record.to_json())
-            write_page([folder], folder.report, title=folder.name)
+            write_run_page([folder], folder.report, title=folder.name, lead=run_lead(record))
         return Run(folder, record)
 
 

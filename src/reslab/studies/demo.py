@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reslab.records import RunFolder, as_percent
-from reslab.report.curves import learning_curves
-from reslab.report.flow import gradient_flow
-from reslab.report.page import write_page
-from reslab.report.theme import save_png
+from reslab.report import gradient_flow, learning_curves, write_run_page
 from reslab.run.config import RunConfig, override
 from reslab.studies.degradation import answer
 from reslab.studies.grid import run_grid
@@ -123,6 +120,7 @@ def conclude(rows: Sequence[Row]) -> str:
 def write_demo_page(configs: dict[str, RunConfig], out: Path, rows: Sequence[Row]) -> Path:
     """The runs on one page, under the sentence concluded from them, and its two pictures beside it as PNG."""
     folders = [RunFolder(out / name) for name in ordered(configs)]
-    save_png(learning_curves(folders), out / "learning-curves.png")
-    save_png(gradient_flow(folders), out / "gradient-flow.png")
-    return write_page(folders, out / "index.html", title="Plain networks and their residual twins", lead=conclude(rows))
+    learning_curves(folders).save(out / "learning-curves.png")
+    gradient_flow(folders).save(out / "gradient-flow.png")
+    title = "Plain networks and their residual twins"
+    return write_run_page(folders, out / "index.html", title=title, lead=conclude(rows))

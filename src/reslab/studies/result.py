@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from reslab.records import RunFolder, StudyRecord, write_atomic
-from reslab.report.study.means import means_chart
-from reslab.report.study.page import write_study_page
-from reslab.report.study.table import markdown_of
-from reslab.report.theme import save_png
+from reslab.report import study_means, write_study_page
+from reslab.report.study_table import markdown_of
 from reslab.studies.study import PAGE, PICTURE, RECORD, TABLE, Study, run_name
 
 
@@ -18,5 +16,5 @@ def write_result(study: Study, record: StudyRecord, out: Path) -> None:
     write_atomic(out / RECORD, record.to_json())
     folders = [RunFolder(out / run_name(entry, study.seeds[0])) for entry in study.entries]
     write_study_page(record, [folder for folder in folders if folder.run.exists()], out / PAGE)
-    if chart := means_chart(record):
-        save_png(chart, out / PICTURE)
+    if (means := study_means(record)).is_drawn:
+        means.save(out / PICTURE)

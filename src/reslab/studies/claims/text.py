@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from reslab.report.study.table import most_runs, origin_of
+from reslab.report.study_table import most_runs, origin_of
 from reslab.studies.claims import counted, depth, junctions, recipes, to_come
 from reslab.studies.claims.ledger import Claim, Evidence, Finding, Word
 

@@ -1,1 +1,0 @@
-"""The page of a study: its table of means, what it concludes, and its pictures."""
