@@ -11,7 +11,7 @@ from reslab.data.augment.pipeline import BatchAugment
 from reslab.data.loader import MemoryLoader, Order
 from reslab.data.splits import ArraySplit
 from reslab.distributed import launched_ranks, process_group
-from reslab.layers.synced_norm import sync_norms
+from reslab.layers.nd import sync_norms
 from reslab.models.catalog import create_model
 from reslab.tasks.classify import Classify
 from reslab.train.evaluate import evaluate

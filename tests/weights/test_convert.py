@@ -130,7 +130,15 @@ def test_what_was_assumed_once_is_known_from_then_on(reslab):
 def test_a_network_without_a_name_goes_there_and_back(reslab):
     from reslab.models.architecture import Architecture
 
-    odd = Architecture("basic", (1, 1), (24, 48), "small", stem_width=24, shortcut="none", num_classes=3)
+    odd = Architecture(
+        block="basic",
+        num_blocks=(1, 1),
+        widths=(24, 48),
+        stem="small",
+        stem_width=24,
+        shortcut="none",
+        num_classes=3,
+    )
     safetensors.torch.save_file(create_model(odd).state_dict(), "odd.safetensors")
     assert reslab("convert", "odd.safetensors").code == 0
     network, report = open_weights("odd-reslab.safetensors")

@@ -70,7 +70,15 @@ def test_a_depth_that_goes_by_number():
 
 
 def test_a_network_without_a_name_is_built_from_its_architecture():
-    odd = Architecture("basic", (1, 3), (24, 40), "small", stem_width=12, shortcut="projection_pool", num_classes=5)
+    odd = Architecture(
+        block="basic",
+        num_blocks=(1, 3),
+        widths=(24, 40),
+        stem="small",
+        stem_width=12,
+        shortcut="projection_pool",
+        num_classes=5,
+    )
     found = recognise(create_model(odd).state_dict())
     assert (found.name, found.architecture, found.title) == ("", odd, "a network without a name")
     assert found.call.startswith("create_model(Architecture(block='basic', num_blocks=(1, 3)")

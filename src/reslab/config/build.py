@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict
 
 from reslab.config.tree import DataConfig, ModelConfig, OptimConfig, RunConfig, ScheduleConfig, TrainConfig
 from reslab.errors import RequestError
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from reslab.data.sources import Source
     from reslab.data.transforms import Preprocess
     from reslab.distributed import Ranks
-    from reslab.models.architecture import Changes
     from reslab.tasks.classify import Classify
     from reslab.train.options import FitOptions
     from reslab.train.schedule import Schedule
@@ -41,15 +40,14 @@ def model(config: ModelConfig, *, num_classes: int, in_channels: int) -> nn.Modu
     return create_model(config.name, num_classes, **changes)
 
 
-def changes_of(config: ModelConfig) -> Changes:
+def changes_of(config: ModelConfig) -> dict[str, object]:
     """The choices that were made: those other than the section's defaults."""
     defaults = ModelConfig()
-    given = {
+    return {
         name: value
         for name in ModelConfig.model_fields
         if name not in ("name", "weights") and (value := getattr(config, name)) != getattr(defaults, name)
     }
-    return cast("Changes", given)
 
 
 def call_builder(spec: str, *, num_classes: int, in_channels: int) -> nn.Module:

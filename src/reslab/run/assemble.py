@@ -16,7 +16,7 @@ from reslab.data.sources import Source
 from reslab.data.transforms import Preprocess
 from reslab.distributed import Ranks
 from reslab.errors import RequestError
-from reslab.layers.synced_norm import sync_norms
+from reslab.layers import sync_norms
 from reslab.models.structure import read_structure
 from reslab.run.measure import evaluation_loader
 from reslab.run.recorder import Display

@@ -10,7 +10,7 @@ from torch import nn
 
 from reslab.errors import RequestError
 from reslab.models.architecture import Architecture
-from reslab.models.catalog import BY_NUMBER, MODELS, create_model, find_entry
+from reslab.models.catalog import CIFAR_FAMILIES, MODELS, create_model, find_entry
 
 NOT_IN_THE_WEIGHTS = {
     "num_classes", "in_channels", "dropout", "block_dropout", "drop_path", "drop_path_rule", "zero_init_residual",
@@ -89,7 +89,7 @@ def name_of(architecture: Architecture) -> tuple[str, dict[str, Any]]:
     """The catalog's name that is nearest, and in what the architecture differs from it; at most two choices do."""
     best: tuple[str, dict[str, Any]] = ("", {})
     named = {name: entry for name, entry in MODELS.items() if isinstance(entry, Architecture)}
-    for family in BY_NUMBER:
+    for family in CIFAR_FAMILIES:
         try:
             entry = find_entry(f"{family}{architecture.depth}")
         except RequestError:
@@ -110,6 +110,6 @@ def differences(architecture: Architecture, other: Architecture) -> dict[str, An
         for field in fields(Architecture)
         if field.name not in NOT_IN_THE_WEIGHTS and getattr(architecture, field.name) != getattr(other, field.name)
     }
-    if architecture.parts.conv_bias != other.parts.conv_bias:
+    if architecture.biased_convs != other.biased_convs:
         found["conv_bias"] = architecture.conv_bias
     return found
