@@ -75,14 +75,14 @@ class EfficientChannelAttention(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Drop path, or stochastic depth: leaves the whole branch out at random while training.
+    """Drop path, or stochastic depth: drops the whole branch at random while training.
 
     It stands on a branch, never on a shortcut.
 
     Args:
         rate: probability of being dropped, in [0, 1].
         rule: see ``DropPathRule``.
-        per: one draw for each ``"sample"`` or for the ``"batch"``; by default the rule's own.
+        per: one draw per ``"sample"`` or per ``"batch"``; by default the rule's own.
 
     Shape:
         branch (N, C, *) -> (N, C, *)

@@ -1,7 +1,7 @@
 """Connections: how the blocks of a network join shortcut and branch. ``CONNECTIONS`` is the one dict of their names.
 
-A connection is a frozen dataclass of a few numbers, and all that a network asks about its own kind. What joins tensors
-is an ``nn.Module`` in ``junction.py``, imported only where one is made: this file is read without torch.
+A connection is a frozen dataclass of a few numbers, whose methods answer all that a network asks about its kind. What
+joins tensors is an ``nn.Module`` in ``junction.py``, imported only where one is made: this file doesn't import torch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Connection:
     norms, other initial values or several streams. Make it a frozen dataclass, so that networks can be compared.
 
     Attributes:
-        implies: choices of the architecture that it is made for; ``create_model`` makes them along with it.
+        implies: choices of the architecture that come with it, such as ``norm="none"``.
         at_start: what a block with an identity shortcut computes before training, up to the activation that follows:
             the ``"identity"``, the ``"addition"`` of shortcut and branch, or something ``"other"``.
         attention_gain: constant factor of channel attention.

@@ -157,7 +157,7 @@ class HyperConnection(nn.Module):
         self.home = home % num_streams
 
     def coefficients(self, streams: Tensor) -> tuple[Tensor, Mix]:
-        """How the block reads (N or 1, n), and how it writes."""
+        """Compute how the block reads (N or 1, n), and how it writes."""
         raise NotImplementedError
 
     def open(self, x: Tensor) -> Tensor:
@@ -264,8 +264,8 @@ class ManifoldStreams(HyperConnection):
 
 
 def one_hot(length: int, index: int, *, on: float = 1.0, off: float = 0.0) -> list[float]:
-    """A list, since ``torch.eye`` imports torch's compiler on the meta device, which takes seconds."""
-    return [on if place == index else off for place in range(length)]
+    """Return a list, since ``torch.eye`` imports torch's compiler on the meta device, which takes seconds."""
+    return [on if position == index else off for position in range(length)]
 
 
 def pooled(streams: Tensor) -> Tensor:

@@ -46,8 +46,8 @@ of akamaster/pytorch_resnet_cifar10 expect it. ``projection_pool`` is option B o
 SHORTCUT_KINDS: tuple[ShortcutKind, ...] = get_args(ShortcutKind)
 
 DropPathRule = Literal["timm", "paper"]
-"""``timm``: a draw for each sample, kept branches are scaled up, eval is as if nothing were dropped. ``paper``: one
-draw for the batch, nothing is scaled in training, eval scales branches down by the fraction that was kept."""
+"""``timm``: one draw per sample, kept branches are scaled up, eval drops nothing. ``paper``: one draw per batch,
+nothing is scaled in training, eval scales branches down by the fraction that was kept."""
 
 
 @dataclass(frozen=True)

@@ -61,14 +61,14 @@ class Block(nn.Module):
         self._add_shortcut(architecture, spec, connection)
 
     def forward(self, x: Tensor) -> Tensor:
-        """One block, one line."""
+        """Join shortcut and branch."""
         if self.streams is not None:
             return self.forward_streams(x)
         entered = self.entry(x)
         return self.after(self.junction(self.shortcut(entered if self.shares_entry else x), self.branch(entered)))
 
     def entry(self, x: Tensor) -> Tensor:
-        """What comes before the branch, and before a shortcut that changes the dimensions."""
+        """Compute what the branch reads, and a shortcut that changes the dimensions too."""
         if self.order == "pre":
             x = self.bn1(x)
         if self.order in ("pre", "relu_only"):

@@ -185,7 +185,7 @@ def create_model(
 
     Args:
         name: a name of the catalog; ``resnetN``, ``plainN`` or ``preresnetN`` with any N = 6n+2; an ``Architecture``;
-            or a builder of your own, which is called with ``num_classes`` and the changes.
+            or a builder of your own, called with ``num_classes`` and the changes.
         num_classes: K; by default the name's own (10 for CIFAR, 1000 for ImageNet networks).
         changes: other choices than the name's own, the fields of ``Architecture``: ``in_channels``, ``shortcut``,
             ``connection``, ``norm``, ``order``, ``drop_path``, ``ndim``, ``dropout``, ``zero_init_residual``,

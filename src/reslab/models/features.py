@@ -38,14 +38,14 @@ class FeatureNetwork(Protocol):
 
     The first map is the stem's before its pool; then follows one for each stage. The last is what ``forward_features``
     gives. ``forward_intermediates`` gives that together with the maps asked for, in the order asked, or with
-    ``intermediates_only`` the maps alone, and then runs no further than the last of them. ``reset_classifier(0)`` takes
-    the head away: the logits are then the pooled features.
+    ``intermediates_only`` the maps alone, and then runs no further than the last of them. ``reset_classifier(0)``
+    removes the head: the logits are then the pooled features.
 
     Reference:
         The names and the meaning of ``indices`` are those of timm, https://huggingface.co/docs/timm/feature_extraction.
 
     Deviates:
-        timm gives the maps in the order of execution, whatever was asked.
+        timm gives the maps in the order of execution, whatever the order of the indices.
     """
 
     feature_info: list[FeatureInfo]
@@ -66,7 +66,7 @@ class FeatureNetwork(Protocol):
 class FeaturesOnly(nn.Module):
     """A network without its head that gives a list of maps: the backbone of a detector or of a segmentation.
 
-    Its parameters are those of the network, not copies: who trains one trains both. The head isn't among them. Stages
+    Its parameters are those of the network, not copies: training one trains both. The head isn't among them. Stages
     after the last map asked for aren't computed, though their parameters are still there.
 
     Args:
@@ -136,7 +136,7 @@ def resolve_indices(indices: Indices, count: int) -> list[int]:
 
 
 def check_sizes(num_classes: int, *, in_channels: int = 1, dropout: float = 0.0) -> None:
-    """Refuse what no network without an ``Architecture`` can have."""
+    """Check the sizes of a network that has no ``Architecture``."""
     if num_classes < 0:
         raise RequestError(f"num_classes must be at least 1, or 0 for no head, got {num_classes}.")
     if in_channels < 1:

@@ -11,7 +11,7 @@
 | Fixup: last of branch, head  | 0                                 | 0                              |
 | NormFree: last of branch     | gain 0, others 1                  | 0                              |
 | zero_init_residual           | last norm, or last convolution, 0 |                                |
-|   but where a shortcut pads  | as above                          |                                |
+|   except if a shortcut pads  | as above                          |                                |
 
 L counts blocks, m the convolutions of a branch. Fixup and NormFree say theirs in ``layers/connections.py``.
 """

@@ -103,7 +103,7 @@ class MobileNet(nn.Module):
         return self.forward_head(self.forward_features(images))
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layer by a fresh one for ``num_classes``; 0 takes the whole head away.
+        """Replace the last layer by a fresh one for ``num_classes``; 0 removes the whole head.
 
         It gets the values that it would have been created with. A hidden layer stays, unless the head is still as it
         was created: then all of it becomes the one that a network with ``num_classes`` is created with.

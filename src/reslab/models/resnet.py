@@ -33,7 +33,7 @@ class ResNet(nn.Module):
     equal. ``initial_values.py`` says what they are.
 
     Args:
-        architecture: every choice there is.
+        architecture: all choices.
         seed: of the initial values; by default it is drawn from torch's global generator.
 
     Shape:
@@ -137,7 +137,7 @@ class ResNet(nn.Module):
         return found if intermediates_only else (self.last_act(self.norm(x)), found)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the head by a fresh one for K classes; 0 takes it away, and logits are the pooled features.
+        """Replace the head by a fresh one for K classes; 0 removes it, and logits are the pooled features.
 
         The head gets the values that it would have been created with for K classes. A network that is still as it was
         created becomes in every value the one that ``create_model`` makes for K classes: shortcuts that have values are
@@ -168,11 +168,11 @@ class ResNet(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """Blocks of one width. Opens streams before blocks that have them, and closes them behind.
+    """Blocks of one width. Streams are opened before blocks that have them, and closed after them.
 
     Args:
         blocks: in execution order.
-        checkpoint: keep the blocks' inputs only, and compute the rest again in the backward pass.
+        checkpoint: keep only the blocks' inputs, and recompute the rest in the backward pass.
 
     Shape:
         (N, C_in, *) -> (N, C_out, *)
@@ -258,7 +258,7 @@ def recompute(block: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def without_running_statistics(module: nn.Module) -> Iterator[None]:
-    """Let batch norms in training normalise by the batch as ever, but record nothing: their momentum is 0."""
+    """Let batch norms in training normalise by the batch as usual, but record nothing: their momentum is 0."""
     norms = [part for part in module.modules() if isinstance(part, _NormBase) and part.training]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
@@ -320,7 +320,7 @@ def inflate(net: ResNet) -> ResNet:
 
 
 def repeat_in_time(name: str, value: Tensor, lengths: dict[str, int]) -> Tensor:
-    """Turn one tensor of the 2-D network into the 3-D network's; ``lengths`` of kernels along time go by their keys."""
+    """Turn one tensor of the 2-D network into the 3-D network's; ``lengths`` are those of kernels along time."""
     if name.endswith(".gain"):  # (C_out, 1, 1, 1) -> (C_out, 1, 1, 1, 1); fan_in grows by the length, sums by it too
         return value.unsqueeze(2) / math.sqrt(lengths[name.removesuffix("gain") + "weight"])
     if name not in lengths:

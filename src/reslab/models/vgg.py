@@ -49,7 +49,7 @@ class StackSpec:
     ndim: Ndim = 2
 
     def __post_init__(self) -> None:
-        """Refuse what makes no network."""
+        """Check dimensions and widths."""
         if self.ndim not in MAX_POOLS:
             raise RequestError(f"ndim is 1 for sequences, 2 for images or 3 for volumes, got {self.ndim}.")
         if not self.widths or min(self.widths) < 1:
@@ -136,7 +136,7 @@ class VGG(nn.Module):
         return pooled if pre_logits else self.classifier(pooled)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layer by a fresh one for ``num_classes``, hidden layers kept; 0 takes the whole head away.
+        """Replace the last layer by a fresh one for ``num_classes``, hidden layers kept; 0 removes the whole head.
 
         It gets the values that it would have been created with.
         """
@@ -255,9 +255,9 @@ def plain_stack(
 ) -> VGG:
     """Build a stack of any depth in the manner of VGG: ``depth - 1`` convolutions, an average, one linear layer.
 
-    The convolutions are shared out among the stages as evenly as can be, the first stages having one more where they
-    don't divide. So with depth 6n+2 and three stages it has the layers of the paper's plain network: the first is its
-    stem, 2n follow in each stage; a max pool stands where that one has a stride.
+    The convolutions are divided among the stages as evenly as possible; the first stages have one more where the
+    division leaves a rest. So with depth 6n+2 and three stages it has the layers of the paper's plain network: the
+    first is its stem, 2n follow in each stage; a max pool stands where that one has a stride.
 
     Args:
         depth: layers with weights, at least one more than there are stages.
