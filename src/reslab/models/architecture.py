@@ -73,7 +73,8 @@ class Architecture:
         block_dropout: fraction of activations dropped between the convolutions of a block while training.
         shortcut: type of shortcut; "zero_pad" is option A of the paper, "projection" B, "projection_all" C, "none"
             makes the network plain.
-        connection: how shortcut and branch are joined: "add", "rezero", "fixup", "highway", "mhc", ... or a Connection.
+        connection: how shortcut and branch are joined: "add", "rezero", "fixup", "highway", "mhc", ...; in Python also
+            a Connection object.
         drop_path: fraction of samples that skip the last branch while training; earlier branches linearly less.
         drop_path_rule: rule of drop path: "timm" drops per sample, "paper" per batch.
         ndim: dimensions of the input: 1 for sequences, 2 for images, 3 for video and volumes.
