@@ -10,20 +10,24 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import torch
 
+
 from reslab.data import SOURCES
-from reslab.layers.connections import CONNECTIONS
-from reslab.models.architecture import CHOICES, Architecture
-from reslab.models.catalog import MODELS, create_model
-from reslab.models.families import cifar
+from reslab.layers import CONNECTIONS, Connection
+from reslab.models import Architecture, cifar, create_model
+from reslab.models.architecture import change
+from reslab.models.block import Block
+from reslab.models.catalog import MODELS
+from reslab.models.count import count_parameters
 from reslab.models.structure import read_structure
 from reslab.models.summary import describe_model, image_shape
 from reslab.models.table import CATALOG_FILE, catalog_rows
+from reslab.options import options_of
 from reslab.probe.verdict.judge import RULES
 from reslab.records import (
     EpochRecord,
@@ -100,37 +104,55 @@ def catalog() -> str:
 
 
 def connections() -> str:
-    """Every connection that goes by name, in a block of 16 channels with an identity shortcut, one of 54."""
-    site = cifar(110).sites()[0][1]
+    """Every named connection, in a block of 16 channels with an identity shortcut, one of 54."""
     rows = []
-    for name, kind in CONNECTIONS.items():
-        gain = kind.shortcut_gain(site)
+    for name, connection in CONNECTIONS.items():
+        joined = second_block(connection, **connection.implies)
+        extra = count_parameters(joined) - count_parameters(second_block("add", **connection.implies))
+        gain: float = joined.junction.shortcut_gain  # type: ignore[assignment]
         rows.append(
             (
                 f"`{name}`",
-                first_line(kind),
-                str(kind.extra_parameters(site)),
-                kind.at_start,
+                f"`{written_out(connection)}`",
+                first_line(connection),
+                str(extra),
+                connection.at_start,
                 f"{gain:.4g}",
                 f"{gain**54:.2g}",
-                ", ".join(f"`{field}={value}`" for field, value in kind.implies.items()),
+                ", ".join(f"`{field}={value}`" for field, value in connection.implies.items()),
             )
         )
-    header = ("name", "what it is", "extra parameters", "at the start", "shortcut gain", "over 54 blocks", "brings")
-    return table(header, rows, right=("extra parameters", "shortcut gain", "over 54 blocks"))
+    numbers = ("extra parameters", "shortcut gain", "over 54 blocks")
+    header = ("name", "object", "what it computes", numbers[0], "at the start", *numbers[1:], "implies")
+    return table(header, rows, right=numbers)
+
+
+def written_out(connection: Any) -> str:
+    """How to write a connection: its numbers, but for defaults."""
+    changed = [
+        f"{field.name}={value:.4g}" if isinstance(value, float) else f"{field.name}={value!r}"
+        for field in fields(connection)
+        if (value := getattr(connection, field.name)) != field.default
+    ]
+    return f"{type(connection).__name__}({', '.join(changed)})"
+
+
+def second_block(connection: str | Connection, **changes: object) -> Block:
+    """The second block of the CIFAR network of depth 110, whose shortcut is the identity."""
+    architecture = change(cifar(110), connection=connection, **changes)
+    return Block(architecture, architecture.block_specs()[0][1])
 
 
 def choices() -> str:
     """Every field of an architecture."""
-    described_fields = arguments(inspect.getdoc(Architecture) or "")
     rows = [
         (
-            f"`{field.name}`",
-            "" if field.default is MISSING else f"`{field.default}`",
-            ", ".join(f"`{choice}`" for choice in get_args(CHOICES.get(field.name))),
-            described_fields[field.name],
+            f"`{option.name}`",
+            "" if option.default is None else f"`{option.default}`",
+            ", ".join(f"`{choice}`" for choice in get_args(option.type)) if get_origin(option.type) is Literal else "",
+            as_markdown(option.help),
         )
-        for field in fields(Architecture)
+        for option in options_of(Architecture).values()
     ]
     return table(("choice", "default", "one of", "what it is"), rows)
 

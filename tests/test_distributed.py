@@ -11,7 +11,7 @@ from torch import nn
 
 from reslab.distributed import LOCAL, Ranks, launched_ranks
 from reslab.errors import RequestError
-from reslab.layers.synced_norm import SyncedBatchNorm, sync_norms
+from reslab.layers.nd import SyncedBatchNorm, sync_norms
 from reslab.models.catalog import create_model
 
 SCRIPT = Path(__file__).parent / "two_processes.py"

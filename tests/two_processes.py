@@ -9,7 +9,7 @@ from tests.training.bright_data import make_loader
 from reslab.data import ArraySplit
 from reslab.data.loader import MemoryLoader, Order
 from reslab.distributed import launched_ranks, process_group
-from reslab.layers.synced_norm import sync_norms
+from reslab.layers.nd import sync_norms
 from reslab.models.catalog import create_model
 from reslab.tasks.classify import Classify
 from reslab.training.evaluation import evaluate

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from reslab.errors import RequestError
-from reslab.layers.shortcut import SHORTCUT_KINDS, NoShortcut, Projection, ZeroPad, make_shortcut
+from reslab.layers.shortcut import NoShortcut, Projection, ZeroPad, make_shortcut
+from reslab.layers.spec import SHORTCUT_KINDS
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
@@ -83,9 +84,8 @@ def test_each_kind_gives_its_class(kind, same, changed):
 
 
 def test_the_layouts_of_option_a_are_those_of_their_kinds():
-    assert (make_shortcut("zero_pad", 4, 8, stride=2).before, make_shortcut("zero_pad", 4, 8, stride=2).after) == (0, 4)
-    both = make_shortcut("zero_pad_both", 4, 8, stride=2)
-    assert (both.before, both.after, both.stride) == (2, 2, 2)
+    made = [make_shortcut(kind, 4, 8, stride=2) for kind in ("zero_pad", "zero_pad_both")]
+    assert [(pad.before, pad.after, pad.stride) for pad in made] == [(0, 4, 2), (2, 2, 2)]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SHORTCUT_KINDS if kind not in ("none", "identity")])

@@ -1,19 +1,21 @@
-"""The catalog at small depth and width: every entry with at most two blocks a stage, equal ones once.
+"""The catalog at small depth and width: every entry with at most two blocks per stage, equal ones once.
 
 Size adds nothing to what the suites ask of a network but time; that the full depths are built is tested by counting.
 """
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import partial
 
 import torch
 from torch import nn
 
-from reslab.models.architecture import CHOICES, Architecture
+from reslab.models.architecture import Architecture
 from reslab.models.catalog import MODELS, create_model
+from reslab.models.vgg import VGG, StackSpec
 
 
 def shrink(entry: Architecture) -> Architecture:
-    """Two blocks a stage; a stem of 16 channels; stages as much wider than the stem as they were, at most twice."""
+    """Two blocks per stage; a stem of 16 channels; stages as much wider than the stem as they were, at most twice."""
     first = 16 * min(entry.widths[0] // entry.stem_width, 2)
     return replace(
         entry,
@@ -37,8 +39,9 @@ def covering(catalog: dict[str, Architecture]) -> list[str]:
     """Few networks that together show every value of every choice that some network makes, found greedily."""
 
     def shown(architecture: Architecture) -> set[tuple[str, object]]:
-        values = {field: getattr(architecture, field) for field in (*CHOICES, "connection")}
-        return {*values.items(), ("grouped", architecture.groups > 1), ("wide", architecture.width_per_group > 64)}
+        values = {field.name: getattr(architecture, field.name) for field in fields(Architecture)}
+        named = {(field, value) for field, value in values.items() if isinstance(value, str)}
+        return {*named, ("grouped", architecture.groups > 1), ("wide", architecture.width_per_group > 64)}
 
     missing = set().union(*map(shown, catalog.values()))
     found = []
@@ -50,12 +53,17 @@ def covering(catalog: dict[str, Architecture]) -> list[str]:
 
 
 SHRUNK = shrunk_catalog()
-BASELINES = {name: entry for name, entry in MODELS.items() if not isinstance(entry, Architecture)}
+VGG_IN_SMALL = StackSpec((1, 2, 1), (8, 12, 16), small=False, pool_last=True, conv_bias=True)
+BASELINES = {
+    "vgg11_bn": partial(VGG, VGG_IN_SMALL, num_classes=1000),
+    **{name: entry for name, entry in MODELS.items() if "_cifar" in name or name.startswith("mobilenet")},
+}
+ENTRIES = {**SHRUNK, **BASELINES}
 
 
 def build(name: str, **changes) -> nn.Module:
     torch.manual_seed(0)
-    return create_model(SHRUNK.get(name, name), 7, **changes)
+    return create_model(ENTRIES[name], 7, **changes)
 
 
 def images_for(name: str, *, batch: int = 4, in_channels: int = 3) -> torch.Tensor:

@@ -9,28 +9,9 @@ import torchvision
 from torch import Tensor, nn
 
 from reslab.errors import RequestError
-from reslab.models.mobilenet import (
-    MOBILENETS,
-    MobileNet,
-    mobilenet_v2,
-    mobilenet_v3_large,
-    mobilenet_v3_small,
-    strided_convolutions,
-)
-from reslab.models.vgg import VGG, VGG_DEPTHS, Layout, plain_stack, vgg, vgg_cifar
-
-MOBILENET_BUILDERS = {
-    "mobilenet_v2": mobilenet_v2,
-    "mobilenet_v3_small": mobilenet_v3_small,
-    "mobilenet_v3_large": mobilenet_v3_large,
-}
-SMALL = {
-    "vgg11_bn_cifar": lambda **options: vgg_cifar(11, **options),
-    "plain_stack": lambda **options: plain_stack(8, **options),
-    "mobilenet_v2_cifar": lambda **options: mobilenet_v2(small=True, **options),
-    "mobilenet_v3_small_cifar": lambda **options: mobilenet_v3_small(small=True, **options),
-    "mobilenet_v3_large_cifar": lambda **options: mobilenet_v3_large(small=True, **options),
-}
+from reslab.models.catalog import MODELS, create_model
+from reslab.models.mobilenet import MOBILENETS, MobileNet, strided_convolutions
+from reslab.models.vgg import VGG, VGG_DEPTHS, StackSpec, plain_stack, vgg
 
 
 def count(net: nn.Module) -> int:
@@ -54,7 +35,7 @@ def fill(net: nn.Module) -> nn.Module:
     return net
 
 
-# VGG
+# ---- VGG
 
 
 @pytest.mark.parametrize("depth", VGG_DEPTHS)
@@ -115,7 +96,7 @@ def kuangliu_vgg(weights: dict[str, Tensor], images: Tensor, num_convs: tuple[in
 @torch.no_grad()
 def test_the_small_vgg_is_kuanglius(depth):
     torch.manual_seed(0)
-    net = fill(on_meta(vgg_cifar, depth))
+    net = fill(on_meta(vgg, depth, 10, small=True))
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     expected = kuangliu_vgg(net.state_dict(), images, VGG_DEPTHS[depth][0])
     torch.testing.assert_close(net(images), expected, rtol=1e-10, atol=1e-10)
@@ -129,7 +110,7 @@ def test_the_small_vgg_is_kuanglius(depth):
 def test_vgg_refuses_images_that_would_vanish():
     net = on_meta(vgg, 11)
     for call in (net, net.forward_intermediates):
-        with pytest.raises(RequestError, match="Images are 31x64, this network takes 32 pixels a side or more"):
+        with pytest.raises(RequestError, match="Images are 31x64, this network takes 32 pixels per side or more"):
             call(torch.zeros(1, 3, 31, 64, device="meta"))
     assert net.eval()(torch.zeros(1, 3, 32, 32, device="meta")).shape == (1, 1000)
 
@@ -137,7 +118,7 @@ def test_vgg_refuses_images_that_would_vanish():
 def test_vgg_starts_like_torchvisions():
     torch.manual_seed(0)
     theirs = torchvision.models.VGG(torchvision.models.vgg.make_layers([16, "M", 32], batch_norm=True), num_classes=50)
-    ours = VGG(Layout((1, 1), (16, 32), small=False, conv_bias=True), num_classes=50).state_dict()
+    ours = VGG(StackSpec((1, 1), (16, 32), small=False, conv_bias=True), num_classes=50).state_dict()
     for key, value in theirs.state_dict().items():
         if value.dim() > 1 and ours[key].shape == value.shape:
             ratio, sampling_error = ours[key].std() / value.std(), 5 / math.sqrt(value.numel())
@@ -150,12 +131,11 @@ def test_vgg_starts_like_torchvisions():
 
 @pytest.mark.parametrize("depth", [0, 12, 18, 20])
 def test_vgg_of_another_depth_is_refused(depth):
-    for build in (vgg, vgg_cifar):
-        with pytest.raises(RequestError, match=f"VGG networks have depth 11, 13, 16, 19; got {depth}"):
-            build(depth)
+    with pytest.raises(RequestError, match=f"VGG networks have depth 11, 13, 16, 19; got {depth}"):
+        vgg(depth)
 
 
-# Plain stacks
+# ---- plain stacks
 
 
 @pytest.mark.parametrize("depth", [4, 5, 6, 7, 20, 56])
@@ -163,7 +143,7 @@ def test_depth_of_a_stack_counts_its_layers(depth):
     net = on_meta(plain_stack, depth)
     layers = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     assert len(layers) == depth
-    assert max(net.layout.num_convs) - min(net.layout.num_convs) <= 1
+    assert max(net.spec.num_convs) - min(net.spec.num_convs) <= 1
     assert sum(isinstance(module, nn.MaxPool2d) for module in net.modules()) == 2
     assert [(info.channels, info.reduction) for info in net.feature_info] == [(16, 1), (32, 2), (64, 4)]
 
@@ -175,7 +155,7 @@ def test_stacks_have_as_many_parameters_as_the_papers_plain_networks(depth, num_
 
 def test_a_stack_may_have_other_stages():
     net = on_meta(plain_stack, 10, widths=(8, 16, 32, 64), num_classes=5)
-    assert net.layout.num_convs == (3, 2, 2, 2)
+    assert net.spec.num_convs == (3, 2, 2, 2)
     assert net(torch.zeros(2, 3, 16, 16, device="meta")).shape == (2, 5)
     with pytest.raises(RequestError, match="depth is at least 5, got 4"):
         plain_stack(4, widths=(8, 16, 32, 64))
@@ -205,7 +185,7 @@ def test_the_global_seed_alone_decides_the_values():
     assert not torch.equal(first.features[0].weight, second.features[0].weight)
 
 
-# MobileNets
+# ---- MobileNets
 
 
 @pytest.mark.parametrize("name", MOBILENETS)
@@ -213,21 +193,14 @@ def test_the_global_seed_alone_decides_the_values():
 def test_mobilenets_and_torchvisions_swap_weights(name):
     torch.manual_seed(0)
     theirs = getattr(torchvision.models, name)(num_classes=11).double().eval()
-    ours = MOBILENET_BUILDERS[name](11).double().eval()
+    ours, again = (create_model(name, 11).double().eval() for _ in range(2))
     assert list(ours.state_dict()) == list(theirs.state_dict())
     theirs.load_state_dict(ours.state_dict(), strict=True)
     images = torch.randn(2, 3, 37, 50, dtype=torch.float64)
     assert torch.equal(ours(images), theirs(images))
-    again = MOBILENET_BUILDERS[name](11).double().eval()
     assert not torch.equal(again(images), ours(images))
     again.load_state_dict(theirs.state_dict(), strict=True)
     assert torch.equal(again(images), theirs(images))
-
-
-@pytest.mark.parametrize("name", MOBILENETS)
-def test_mobilenets_have_their_published_counts(name):
-    assert count(on_meta(MOBILENET_BUILDERS[name])) == MOBILENETS[name][1]
-    assert count(on_meta(MOBILENET_BUILDERS[name], small=True)) == MOBILENETS[name][1]
 
 
 @pytest.mark.parametrize(
@@ -240,8 +213,9 @@ def test_mobilenets_have_their_published_counts(name):
         ("mobilenet_v3_large", [16, 24, 40, 112, 960]),
     ],
 )
-def test_mobilenets_maps_are_the_last_of_each_resolution(name, channels):
-    net, small = on_meta(MOBILENET_BUILDERS[name]), on_meta(MOBILENET_BUILDERS[name], small=True)
+def test_mobilenets_have_published_counts_and_maps_of_each_resolution(name, channels):
+    net, small = on_meta(create_model, name), on_meta(create_model, f"{name}_cifar", 1000)
+    assert count(net) == count(small) == MOBILENETS[name][1]
     assert [info.channels for info in net.feature_info] == channels
     assert [info.reduction for info in net.feature_info] == [2, 4, 8, 16, 32]
     assert [info.name for info in small.feature_info] == [info.name for info in net.feature_info]
@@ -257,7 +231,7 @@ def test_mobilenets_maps_are_the_last_of_each_resolution(name, channels):
     ],
 )
 def test_the_small_form_changes_two_strides(name, changed):
-    net, small = on_meta(MOBILENET_BUILDERS[name]), on_meta(MOBILENET_BUILDERS[name], small=True)
+    net, small = on_meta(create_model, name), on_meta(create_model, f"{name}_cifar", 1000)
     assert len(strided_convolutions(net)) == 5
     theirs = dict(net.named_modules())
     differing = {key for key, module in small.named_modules() if repr(module) != repr(theirs[key])}
@@ -270,83 +244,35 @@ def test_an_unknown_mobilenet_is_refused():
         MobileNet("mobilenet_v3_smal", num_classes=10)
 
 
-# All of them, in their small forms
+# ---- all of them; test_model_catalog.py asks of them what it asks of every network
 
-
-@pytest.fixture(scope="module", params=SMALL)
-def build(request):
-    return SMALL[request.param]
+SMALL = [name for name in MODELS if name.endswith("_cifar")]
 
 
 @pytest.mark.parametrize("side", [8, 28, 32, 45])
-def test_small_images_of_any_side_give_logits(build, side):
+@pytest.mark.parametrize("name", SMALL)
+def test_small_images_of_any_side_give_logits(name, side):
     torch.manual_seed(0)
     with torch.no_grad():
-        logits = build(num_classes=7).eval()(torch.randn(2, 3, side, side))
+        logits = create_model(name, 7).eval()(torch.randn(2, 3, side, side))
     assert logits.shape == (2, 7)
     assert logits.isfinite().all()
     assert logits.std() > 0
 
 
-def test_every_parameter_gets_a_gradient(build):
-    torch.manual_seed(0)
-    net = build(num_classes=7, dropout=0.0).train()
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
-    silent = {name for name, _ in net.named_parameters()}
-    images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
-    for _ in range(3):
-        optimiser.zero_grad()
-        F.cross_entropy(net(images), labels).backward()
-        silent -= {name for name, p in net.named_parameters() if p.grad is not None and p.grad.count_nonzero() > 0}
-        optimiser.step()
-    assert silent == set()
-
-
-def test_other_images_change_the_first_convolution_alone(build):
-    torch.manual_seed(0)
-    net, usual = build(num_classes=7, in_channels=1), build(num_classes=7)
-    shapes, theirs = ({key: value.shape for key, value in n.state_dict().items()} for n in (net, usual))
-    differing = [key for key in shapes if shapes[key] != theirs[key]]
-    assert list(shapes) == list(theirs)
-    assert len(differing) == 1
-    first = net.state_dict()[differing[0]]
-    assert first.shape[1] == 1
-    assert first.std().item() == pytest.approx(math.sqrt(2 / (9 * first.shape[0])), rel=0.3)
-    assert net.eval()(torch.randn(2, 1, 16, 16)).shape == (2, 7)
-
-
-def test_dropout_acts_in_training_only(build):
-    torch.manual_seed(0)
-    net = build(num_classes=7, dropout=0.5)
-    features = torch.rand(2, net.num_features, 2, 2)
-    head = net.train().forward_head
-    assert not torch.equal(head(features), head(features))
-    head = net.eval().forward_head
-    assert torch.equal(head(features), head(features))
-
-
-def test_eval_is_deterministic_and_memory_format_doesnt_matter(build):
-    torch.manual_seed(0)
-    net, images = build(num_classes=7).double().eval(), torch.randn(2, 3, 16, 16, dtype=torch.float64)
-    with torch.no_grad():
-        logits = net(images)
-        assert torch.equal(net(images), logits)
-        other = net.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))
-    torch.testing.assert_close(other, logits, rtol=1e-9, atol=1e-12)
-
-
 @pytest.mark.parametrize("options", [{"in_channels": 0}, {"dropout": 1.0}, {"dropout": -0.1}, {"num_classes": -2}])
-def test_impossible_options_are_refused(build, options):
+@pytest.mark.parametrize("name", ["vgg11_bn_cifar", "vgg20_cifar", "mobilenet_v2_cifar"])
+def test_impossible_options_are_refused(name, options):
     with pytest.raises(RequestError, match=next(iter(options))):
-        build(**options)
+        create_model(name, **options)
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
-@pytest.mark.parametrize("family", ["vgg_cifar", "plain_stack"])
+@pytest.mark.parametrize("name", ["vgg11_bn_cifar", "vgg20_cifar"])
 @torch.no_grad()
-def test_stacks_take_sequences_images_and_volumes(family, ndim):
+def test_stacks_take_sequences_images_and_volumes(name, ndim):
     torch.manual_seed(0)
-    net = (vgg_cifar(11, ndim=ndim) if family == "vgg_cifar" else plain_stack(8, ndim=ndim)).eval()
+    net = create_model(name, ndim=ndim).eval()
     images = torch.randn(2, 3, *(9, 8, 7)[:ndim])
     _, maps = net.forward_intermediates(images)
     assert net(images).shape == (2, 10)

@@ -1,14 +1,27 @@
 """Names: what create_model, list_models and twin_of accept, and what they say to the rest."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+import reslab.models
 from reslab.errors import RequestError
 from reslab.models.catalog import MODELS, create_model, depth_of, find_entry, list_models, twin_of
 from reslab.models.families import cifar, cifar_bottleneck, imagenet, wide
+
+
+def test_public_names_are_lazy():
+    code = "import sys, reslab.models.architecture as a; a.change(a.Architecture(block='basic', num_blocks=(1,) * 4))"
+    code += "; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert dir(reslab.models) == sorted(reslab.models.__all__)
+    assert all(getattr(reslab.models, name) is not None for name in reslab.models.__all__)
+    with pytest.raises(AttributeError, match="it has Architecture"):
+        _ = reslab.models.make_model
 
 
 def message_of(name, **options) -> str:

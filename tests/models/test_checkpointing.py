@@ -7,7 +7,7 @@ from torch import nn
 
 from reslab.layers.connections import CONNECTIONS
 from reslab.models.catalog import create_model
-from reslab.models.checkpointing import recompute, without_running_statistics
+from reslab.models.resnet import recompute, without_running_statistics
 
 
 def step(name: str, *, checkpoint: bool, **changes) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict]:

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from reslab.errors import RequestError
 from reslab.models.catalog import create_model
 from reslab.models.count import ModuleOperations, Operations, count_operations, run_and_count
-from reslab.models.mobilenet import mobilenet_v2, mobilenet_v3_small
-from reslab.models.vgg import vgg, vgg_cifar
 
 
 @torch.no_grad()
@@ -44,10 +42,10 @@ def on_meta(build, *arguments, **options) -> nn.Module:
         (torchvision.models.resnet50, 224, 4_089_184_256, 11_114_984),
         (torchvision.models.resnet18, 224, 1_814_073_344, None),
         (torchvision.models.shufflenet_v2_x1_0, 224, None, None),
-        (lambda: vgg(16), 224, None, None),
-        (mobilenet_v2, 224, None, None),
-        (mobilenet_v3_small, 224, None, None),
-        (lambda: vgg_cifar(16), 32, None, None),
+        (lambda: create_model("vgg16_bn"), 224, None, None),
+        (lambda: create_model("mobilenet_v2"), 224, None, None),
+        (lambda: create_model("mobilenet_v3_small"), 224, None, None),
+        (lambda: create_model("vgg16_bn_cifar"), 32, None, None),
         (lambda: create_model("resnet20"), 32, 40_551_040, None),
         (lambda: create_model("plain20"), 32, 40_551_040, None),
         (lambda: create_model("resnet20", shortcut="projection"), 32, 40_813_184, None),
@@ -66,9 +64,9 @@ def test_convolutional_networks_cost_what_the_formula_says(build, side, macs, ac
 @pytest.mark.parametrize(
     ("name", "build"),
     [
-        ("VGG16_BN", lambda: vgg(16)),
-        ("MobileNet_V2", mobilenet_v2),
-        ("MobileNet_V3_Small", mobilenet_v3_small),
+        ("VGG16_BN", lambda: create_model("vgg16_bn")),
+        ("MobileNet_V2", lambda: create_model("mobilenet_v2")),
+        ("MobileNet_V3_Small", lambda: create_model("mobilenet_v3_small")),
         ("ResNeXt50_32X4D", torchvision.models.resnext50_32x4d),
         ("ViT_B_16", torchvision.models.vit_b_16),
         ("Swin_T", torchvision.models.swin_t),
@@ -209,7 +207,9 @@ def everything_about(net: nn.Module) -> list:
     ]
 
 
-@pytest.mark.parametrize("build", [NeedsValues, lambda: create_model("resnet20"), lambda: mobilenet_v3_small(10)])
+@pytest.mark.parametrize(
+    "build", [NeedsValues, lambda: create_model("resnet20"), lambda: create_model("mobilenet_v3_small", 10)]
+)
 def test_the_model_is_left_as_it_was(build):
     net, shape = build().train(), (3, 16, 16)
     next(net.children()).eval()

@@ -6,11 +6,9 @@ from tests.models.shrunk import SHRUNK, build, images_for, settle_norms
 from torch import nn
 
 from reslab.errors import RequestError
-from reslab.layers.nd import CellMean, FrozenBatchNorm, Parts, ZeroPaddedMaxPool
 from reslab.models.architecture import change
 from reslab.models.catalog import create_model
-from reslab.models.inflate import inflate
-from reslab.models.resnet import ResNet
+from reslab.models.resnet import ResNet, inflate
 
 
 @pytest.mark.parametrize("ndim", [1, 3])
@@ -91,40 +89,3 @@ def test_what_cannot_be_inflated_is_refused():
         inflate(build("preresnet50_bit"))
     with pytest.raises(RequestError, match="got one with ndim=3"):
         inflate(build("resnet20", ndim=3))
-
-
-@pytest.mark.parametrize("sides", [(1, 1), (1, 4), (5, 3), (8, 8)])
-def test_a_cell_mean_is_the_mean_of_what_is_there(sides):
-    x = torch.randn(2, 3, *sides)
-    found = CellMean(2)(x)
-    for row in range(-(-sides[0] // 2)):
-        for column in range(-(-sides[1] // 2)):
-            cell = x[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
-            torch.testing.assert_close(found[:, :, row, column], cell.mean((2, 3)))
-
-
-def test_a_zero_padded_pool_never_puts_out_less_than_zero_at_the_border():
-    x = -torch.rand(1, 2, 8, 8) - 1
-    pooled = ZeroPaddedMaxPool(2)(x)
-    assert (pooled[:, :, 0] == 0).all()
-    assert (pooled[:, :, :, 0] == 0).all()
-    assert (pooled[:, :, 1:, 1:] < 0).all()
-
-
-@pytest.mark.parametrize("ndim", [1, 2, 3])
-def test_a_frozen_norm_loads_a_batch_norm_and_stays(ndim):
-    x = torch.randn(4, 6, *[5] * ndim)
-    norm = Parts(ndim=ndim).make_norm(6)
-    nn.init.normal_(norm.weight)
-    norm.train()(x)
-    frozen = Parts(ndim=ndim, norm="frozen_batch").make_norm(6)
-    assert isinstance(frozen, FrozenBatchNorm)
-    frozen.load_state_dict(norm.state_dict())
-    torch.testing.assert_close(frozen.train()(x), norm.eval()(x))
-    assert not list(frozen.parameters())
-
-
-def test_groups_are_32_or_leave_two_channels_to_each():
-    for channels, groups in ((16, 8), (32, 16), (64, 32), (256, 32), (2048, 32), (24, 4)):
-        assert Parts(norm="group").make_norm(channels).num_groups == groups
-    assert Parts(norm="layer").make_norm(24).num_groups == 1

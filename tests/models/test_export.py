@@ -6,15 +6,14 @@ import warnings
 
 import pytest
 import torch
-from tests.models.shrunk import BASELINES, SHRUNK, build, covering, images_for, settle_norms
+from tests.models.shrunk import ENTRIES, SHRUNK, build, covering, images_for, settle_norms
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-NAMES = [*SHRUNK, *BASELINES]
 QUICK = ("resnet20", "preresnet50_bit", "mhc_resnet56")
 COVER = [*covering(SHRUNK), "vgg11_bn_cifar", "mobilenet_v2_cifar", "mobilenet_v3_small_cifar"]
 # With RESLAB_SWEEP set, what takes seconds a network is done for every one of them: half an hour.
-SLOW = [name for name in (NAMES if os.environ.get("RESLAB_SWEEP") else COVER) if name not in QUICK]
+SLOW = [name for name in (ENTRIES if os.environ.get("RESLAB_SWEEP") else COVER) if name not in QUICK]
 QUICK_AND_SLOW = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
@@ -27,7 +26,7 @@ def randomised(name: str) -> nn.Module:
     return settle_norms(net, images_for(name))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ENTRIES)
 @torch.no_grad()
 def test_torch_export_takes_any_batch(name):
     net = randomised(name)

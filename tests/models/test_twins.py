@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reslab.layers.connections import CONNECTIONS
-from reslab.layers.shortcut import SHORTCUT_KINDS, NoShortcut
+from reslab.layers.shortcut import NoShortcut
+from reslab.layers.spec import SHORTCUT_KINDS
 from reslab.models.architecture import Architecture, change
 from reslab.models.block import Block
 from reslab.models.catalog import create_model, twin_of
@@ -82,9 +83,10 @@ def test_a_plain_block_is_the_residual_block_minus_its_shortcut(name, training):
 def one_block(kind: str, *, in_channels: int, width: int, stride: int = 1, **changes) -> Block:
     """The second block of a two-stage network if it has a stride, or else its first."""
     expansion = 4 if kind == "bottleneck" else 1
-    base = Architecture(kind, (1, 1), (in_channels // expansion, width), "small", stem_width=in_channels)
+    widths = (in_channels // expansion, width)
+    base = Architecture(block=kind, num_blocks=(1, 1), widths=widths, stem="small", stem_width=in_channels)
     architecture = change(base, **changes)
-    return Block(architecture, architecture.sites()[1 if stride == 2 else 0][0])
+    return Block(architecture, architecture.block_specs()[1 if stride == 2 else 0][0])
 
 
 @pytest.mark.parametrize("block_type", ["basic", "bottleneck", "single"])

@@ -133,7 +133,9 @@ def test_from_ours_to_timm_and_back_by_files(reslab, timm):
     assert "torchvision has no network that computes the same: this one has order='pre'" in answer.err
 
 
-ODD = Architecture("basic", (1, 1), (24, 48), "small", stem_width=24, shortcut="zero_pad", num_classes=3)
+ODD = Architecture(
+    block="basic", num_blocks=(1, 1), widths=(24, 48), stem="small", stem_width=24, shortcut="zero_pad", num_classes=3
+)
 
 
 @pytest.mark.parametrize("lost", ["theirs-reslab.json", "nothing"])

@@ -103,7 +103,7 @@ def renamed(state, *pairs):
     return result
 
 
-SMALL = Architecture("basic", (1, 1, 1, 1), stem="small", num_classes=10)
+SMALL = Architecture(block="basic", num_blocks=(1, 1, 1, 1), stem="small", num_classes=10)
 REPOSITORIES = {
     # layout: our network, the name that it is given, how they call its parts, and how they compute
     "akamaster": (

@@ -78,7 +78,7 @@ def test_the_tables_are_complete():
     for layout in LAYOUTS.values():
         assert bool(layout.implies) == bool(layout.reason)
         assert not (layout.refusal and layout.names)
-    architecture = Architecture("basic", (1,), (16,))
+    architecture = Architecture(block="basic", num_blocks=(1,), widths=(16,))
     for family in TABLES["family"]:
         assert family["layout"] in LAYOUTS
         assert all(hasattr(architecture, choice) for choice in TABLES["usual"] | family["choices"])

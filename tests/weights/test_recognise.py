@@ -69,7 +69,15 @@ def test_a_changed_network_is_named_by_its_change(name, changes):
 
 
 def test_a_network_without_a_name_is_built_from_its_architecture():
-    odd = Architecture("basic", (1, 3), (24, 40), "small", stem_width=12, shortcut="projection_pool", num_classes=5)
+    odd = Architecture(
+        block="basic",
+        num_blocks=(1, 3),
+        widths=(24, 40),
+        stem="small",
+        stem_width=12,
+        shortcut="projection_pool",
+        num_classes=5,
+    )
     found = recognise(meta_state(odd))
     assert (found.nearest, found.network, found.title) == (("", {}), odd, "a network without a name")
     assert found.call.startswith("create_model(Architecture(block='basic', num_blocks=(1, 3)")

@@ -1,124 +1,103 @@
-"""Connections: every way of joining shortcuts to branches, by name. ``CONNECTIONS`` is the one dict of them.
+"""Connections: how the blocks of a network join shortcut and branch. ``CONNECTIONS`` is the one dict of their names.
 
-A connection is a frozen record of a few numbers. It makes the junction of each block, and declares what it adds: how
-many parameters, whether a block starts as the identity, and the gain of its shortcut at the start. It may ask for
-certain choices of the architecture (``implies``): Fixup, for one, is made for networks without norms.
+A connection is a frozen dataclass of a few numbers, whose methods answer all that a network asks about its kind. What
+joins tensors is an ``nn.Module`` in ``junction.py``, imported only where one is made: this file doesn't import torch.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
+from reslab.errors import RequestError, unknown
+from reslab.layers.spec import BlockSpec
 
-from reslab.errors import unknown
-from reslab.layers.junction import Add, BranchOnly, DroppedShortcutAdd, GatedAdd, ScaledAdd
-from reslab.layers.nd import Parts
-from reslab.layers.streams import DynamicStreams, ManifoldStreams, StaticStreams
+if TYPE_CHECKING:
+    from torch import nn
 
+    from reslab.layers.junction import HyperConnection
+    from reslab.layers.nd import LayerFactory
 
-@dataclass(frozen=True)
-class Site:
-    """Where a block stands.
-
-    Args:
-        index: of the block in the network, from 0.
-        num_blocks: L, blocks of the network.
-        run: blocks since the stream was last renewed: those before this one in its stage, or at the first of a stage
-            those of the stage before.
-        in_channels: channels of x.
-        out_channels: channels of the result.
-        width: of the stage.
-        stride: of the block.
-        num_convs: convolutions of the branch.
-        parts: makes the layers.
-    """
-
-    index: int
-    num_blocks: int
-    run: int
-    in_channels: int
-    out_channels: int
-    width: int
-    stride: int = 1
-    num_convs: int = 2
-    parts: Parts = field(default_factory=Parts)
-
-    @property
-    def changes(self) -> bool:
-        """Whether channels or resolution change here."""
-        return self.stride != 1 or self.in_channels != self.out_channels
+AtStart = Literal["identity", "addition", "other"]
 
 
-Start = Literal["identity", "addition", "else"]
+class Connection:
+    """How the blocks of a network join shortcut and branch: the base of all kinds, and of one of your own.
 
-NOTHING: Mapping[str, object] = MappingProxyType({})
-
-
-class Connection(Protocol):
-    """What every kind declares.
+    ``make_junction`` is all that a kind has to write. The other methods are for kinds that ask for more, such as other
+    norms, other initial values or several streams. Make it a frozen dataclass, so that networks can be compared.
 
     Attributes:
-        implies: choices of the architecture that it is made for.
-        at_start: what a block with an identity shortcut is before training, up to the activation that follows: the
-            ``"identity"``, ``"addition"`` of shortcut and branch, or something ``"else"``.
+        implies: choices of the architecture that come with it, such as ``norm="none"``.
+        at_start: what a block with an identity shortcut computes before training, up to the activation that follows:
+            the ``"identity"``, the ``"addition"`` of shortcut and branch, or something ``"other"``.
+        attention_gain: constant factor of channel attention.
+        zero_start: whether it starts branches and head at zero, in place of ``zero_init_residual``.
     """
 
-    @property
-    def implies(self) -> Mapping[str, object]: ...
+    attention_gain = 1.0
+    zero_start = False
 
     @property
-    def at_start(self) -> Start: ...
+    def implies(self) -> Mapping[str, object]:
+        return {}
 
-    def make_junction(self, site: Site, *, in_place: bool) -> nn.Module:
-        """What joins shortcut and branch at this block; ``in_place`` allows writing over the branch."""
-        ...
+    @property
+    def at_start(self) -> AtStart:
+        return "addition"
 
-    def extra_parameters(self, site: Site) -> int:
-        """Parameters of the block beyond those of the same block joined by addition."""
-        ...
+    def make_junction(self, spec: BlockSpec) -> nn.Module:
+        """Make what joins the two at this block: a module that is called with ``(shortcut, branch)``."""
+        raise NotImplementedError(f"{type(self).__name__} has no make_junction")
 
-    def shortcut_gain(self, site: Site) -> float:
-        """Factor of the shortcut at the start."""
-        ...
+    def has_shortcut(self, spec: BlockSpec) -> bool:
+        """Whether this block has one; else it is plain."""
+        return True
+
+    def make_streams(self, spec: BlockSpec) -> HyperConnection | None:
+        """Make what connects this block to several streams in place of shortcut and junction, if anything."""
+        return None
+
+    def make_norm(self, layers: LayerFactory, channels: int, *, ends_branch: bool = False) -> nn.Module:
+        """Make what stands at the place of a norm, after the stem's convolution too."""
+        return layers.make_norm(channels)
+
+    def make_bias(self) -> nn.Module | None:
+        """Make what stands before each convolution of a branch and before the head, if anything."""
+        return None
+
+    def make_input_scale(self, spec: BlockSpec) -> nn.Module | None:
+        """Make what scales the input of this block's branch, if anything."""
+        return None
+
+    def initialise(self, block: Any, spec: BlockSpec) -> None:
+        """Change the initial values of a block, whose layers have the usual ones and whose junction its own."""
 
 
 @dataclass(frozen=True)
-class Addition:
+class Addition(Connection):
     """``shortcut + branch``.
 
     Reference:
         He et al. 2015, arXiv:1512.03385, eq. 1.
     """
 
-    implies = NOTHING
-    at_start: ClassVar[Start] = "addition"
+    def make_junction(self, spec: BlockSpec) -> nn.Module:
+        from reslab.layers.junction import Add
 
-    def make_junction(self, site: Site, *, in_place: bool) -> nn.Module:
-        """``Add``."""
-        return Add(in_place=in_place)
-
-    def extra_parameters(self, site: Site) -> int:
-        """None."""
-        return 0
-
-    def shortcut_gain(self, site: Site) -> float:
-        """1."""
-        return 1.0
+        return Add(in_place=spec.in_place)
 
 
 @dataclass(frozen=True)
-class Scaling:
-    """``shortcut * shortcut_factor + branch * scale``: one record for every scaled addition.
+class Scaling(Connection):
+    """``shortcut * constant + branch * scale``, the scale a constant or learned.
 
     Args:
         branch: factor of the branch, at the start if it is learned.
         shortcut: constant factor of the shortcut.
-        learned: ``"no"``, one ``"scalar"`` a block, or one number a ``"channel"``.
+        learned: ``"no"``, one ``"scalar"`` per block, or one number per ``"channel"``.
         depth_power: the branch's factor is divided by L to this power; 1/2 keeps the variance bounded.
         norm_free: made for networks without norms.
 
@@ -136,93 +115,53 @@ class Scaling:
 
     @property
     def implies(self) -> Mapping[str, object]:
-        """No norms, for SkipInit."""
-        return {"norm": "none"} if self.norm_free else NOTHING
+        return {"norm": "none"} if self.norm_free else {}
 
     @property
-    def at_start(self) -> Start:
-        """The identity if the branch starts at zero, addition if it starts whole."""
-        numbers = (self.shortcut, self.branch, self.depth_power)
-        return "identity" if numbers[:2] == (1, 0) else "addition" if numbers == (1, 1, 0) else "else"
+    def at_start(self) -> AtStart:
+        if (self.shortcut, self.branch) == (1, 0):
+            return "identity"
+        return "addition" if (self.shortcut, self.branch, self.depth_power) == (1, 1, 0) else "other"
 
-    def make_junction(self, site: Site, *, in_place: bool) -> nn.Module:
-        """``ScaledAdd``."""
-        gain = self.branch / site.num_blocks**self.depth_power
+    def make_junction(self, spec: BlockSpec) -> nn.Module:
+        from reslab.layers.junction import ScaledAdd
+
+        gain = self.branch / spec.num_blocks**self.depth_power
         return ScaledAdd(
-            shortcut_gain=self.shortcut, branch_gain=gain, learned=self.learned, channels=site.out_channels
+            shortcut_gain=self.shortcut, branch_gain=gain, learned=self.learned, channels=spec.out_channels
         )
-
-    def extra_parameters(self, site: Site) -> int:
-        """None, 1 or C."""
-        return {"no": 0, "scalar": 1, "channel": site.out_channels}[self.learned]
-
-    def shortcut_gain(self, site: Site) -> float:
-        """The constant."""
-        return self.shortcut
 
 
 @dataclass(frozen=True)
-class Gating:
+class Gating(Connection):
     """``(1 - g) * shortcut + g * branch``, or with ``exclusive=False`` the branch ungated; g by a 1x1 convolution.
 
     Args:
         bias: of the gate at the start.
-        exclusive: whether the branch gets the other share.
+        exclusive: whether the branch gets the rest, or all of itself.
 
     Reference:
         He et al. 2016, arXiv:1603.05027, sec. 3.1 and Table 1: of the biases 0 to -10, -6 was best for both.
+
+    Deviates:
+        The gate's weights start at zero, so that the gain of the shortcut at the start is exactly 1 - sigmoid(bias);
+        the papers don't say. Where the dimensions change the gate reads the shortcut's result, and not x, which has
+        others.
     """
 
     bias: float = -6.0
     exclusive: bool = True
 
-    implies = NOTHING
-    at_start: ClassVar[Start] = "else"
+    at_start = "other"
 
-    def make_junction(self, site: Site, *, in_place: bool) -> nn.Module:
-        """``GatedAdd``."""
-        return GatedAdd(site.out_channels, bias=self.bias, exclusive=self.exclusive, parts=site.parts)
+    def make_junction(self, spec: BlockSpec) -> nn.Module:
+        from reslab.layers.junction import GatedAdd
 
-    def extra_parameters(self, site: Site) -> int:
-        """C^2 + C."""
-        return site.out_channels**2 + site.out_channels
-
-    def shortcut_gain(self, site: Site) -> float:
-        """1 - sigmoid(bias)."""
-        return 1 - 1 / (1 + math.exp(-self.bias))
+        return GatedAdd(spec.out_channels, bias=self.bias, exclusive=self.exclusive, layers=spec.layers)
 
 
 @dataclass(frozen=True)
-class ShortcutDropout:
-    """``dropout(shortcut) + branch``.
-
-    Args:
-        rate: share of the shortcut's elements dropped while training.
-
-    Reference:
-        He et al. 2016, arXiv:1603.05027, sec. 3.1 and Table 1: it fails.
-    """
-
-    rate: float = 0.5
-
-    implies = NOTHING
-    at_start: ClassVar[Start] = "addition"  # in eval mode
-
-    def make_junction(self, site: Site, *, in_place: bool) -> nn.Module:
-        """``DroppedShortcutAdd``."""
-        return DroppedShortcutAdd(self.rate)
-
-    def extra_parameters(self, site: Site) -> int:
-        """None."""
-        return 0
-
-    def shortcut_gain(self, site: Site) -> float:
-        """1, in expectation."""
-        return 1.0
-
-
-@dataclass(frozen=True)
-class Highway:
+class Highway(Connection):
     """``(1 - T) * x + T * H(x)`` with a 3x3 gate; H ends in its activation. Made for networks without norms.
 
     Args:
@@ -239,21 +178,34 @@ class Highway:
     bias: float = -2.0
 
     implies = MappingProxyType({"norm": "none", "order": "relu_before"})
-    at_start: ClassVar[Start] = "else"
+    at_start = "other"
 
-    def make_junction(self, site: Site, *, in_place: bool) -> nn.Module:
-        """``GatedAdd``; where the dimensions change, the branch alone."""
-        if site.changes:
-            return BranchOnly()
-        return GatedAdd(site.out_channels, bias=self.bias, kernel=3, parts=site.parts)
+    def make_junction(self, spec: BlockSpec) -> nn.Module:
+        from reslab.layers.junction import GatedAdd
 
-    def extra_parameters(self, site: Site) -> int:
-        """3^ndim C^2 + C, or none where the dimensions change."""
-        return 0 if site.changes else 3**site.parts.ndim * site.out_channels**2 + site.out_channels
+        return GatedAdd(spec.out_channels, bias=self.bias, kernel=3, layers=spec.layers)
 
-    def shortcut_gain(self, site: Site) -> float:
-        """1 - sigmoid(bias), or 0 where the dimensions change."""
-        return 0.0 if site.changes else 1 - 1 / (1 + math.exp(-self.bias))
+    def has_shortcut(self, spec: BlockSpec) -> bool:
+        return not spec.changes
+
+
+@dataclass(frozen=True)
+class ShortcutDropout(Connection):
+    """``dropout(shortcut) + branch``.
+
+    Args:
+        rate: fraction of the shortcut's elements dropped while training.
+
+    Reference:
+        He et al. 2016, arXiv:1603.05027, sec. 3.1 and Table 1: it fails.
+    """
+
+    rate: float = 0.5
+
+    def make_junction(self, spec: BlockSpec) -> nn.Module:
+        from reslab.layers.junction import DroppedShortcutAdd
+
+        return DroppedShortcutAdd(self.rate)
 
 
 @dataclass(frozen=True)
@@ -268,15 +220,28 @@ class Fixup(Addition):
     """
 
     implies = MappingProxyType({"norm": "none", "conv_bias": "none", "order": "post"})
-    at_start: ClassVar[Start] = "identity"
+    at_start = "identity"
+    zero_start = True
 
-    def extra_parameters(self, site: Site) -> int:
-        """2m scalar biases and a factor, m convolutions."""
-        return 2 * site.num_convs + 1
+    def make_norm(self, layers: LayerFactory, channels: int, *, ends_branch: bool = False) -> nn.Module:
+        from reslab.layers.branch import ScalarAffine, ScalarBias
+
+        return ScalarAffine() if ends_branch else ScalarBias()
+
+    def make_bias(self) -> nn.Module:
+        from reslab.layers.branch import ScalarBias
+
+        return ScalarBias()
+
+    def initialise(self, block: Any, spec: BlockSpec) -> None:
+        *others, last = (getattr(block, f"conv{index}") for index in range(1, spec.num_convs + 1))
+        for conv in others:
+            conv.weight.mul_(spec.num_blocks ** (-1 / (2 * spec.num_convs - 2)))
+        last.weight.zero_()
 
 
 @dataclass(frozen=True)
-class NormFree:
+class NormFree(Connection):
     """``shortcut + alpha * F(act(x) * beta)``: the network without norms whose variance is known at every block.
 
     beta is one over the expected deviation of x, convolutions have scaled standardised weights.
@@ -293,23 +258,25 @@ class NormFree:
     implies = MappingProxyType(
         {"norm": "none", "conv": "scaled", "conv_bias": "all", "order": "pre", "shortcut": "projection_pool"}
     )
-    at_start: ClassVar[Start] = "identity"
+    at_start = "identity"
+    attention_gain = 2.0
 
-    def make_junction(self, site: Site, *, in_place: bool) -> nn.Module:
-        """``ScaledAdd``."""
+    def make_junction(self, spec: BlockSpec) -> nn.Module:
+        from reslab.layers.junction import ScaledAdd
+
         return ScaledAdd(branch_gain=self.alpha)
 
-    def beta(self, site: Site) -> float:
-        """One over the expected deviation of x: the variance grows by alpha^2 a block, and each stage renews it."""
-        return float((1 + site.run * self.alpha**2) ** -0.5)
+    def make_input_scale(self, spec: BlockSpec) -> nn.Module:
+        from reslab.layers.branch import Multiply
 
-    def extra_parameters(self, site: Site) -> int:
-        """None; the convolutions' gains are counted with the convolutions."""
-        return 0
+        return Multiply(self.beta(spec))
 
-    def shortcut_gain(self, site: Site) -> float:
-        """1."""
-        return 1.0
+    def beta(self, spec: BlockSpec) -> float:
+        """Return one over the expected deviation of x: the variance grows by alpha^2 per block, a stage renews it."""
+        return float((1 + spec.since_renewal * self.alpha**2) ** -0.5)
+
+    def initialise(self, block: Any, spec: BlockSpec) -> None:
+        getattr(block, f"conv{spec.num_convs}").gain.zero_()
 
 
 @dataclass(frozen=True)
@@ -329,29 +296,18 @@ class Streams(Addition):
     num_streams: int = 4
 
     @property
-    def at_start(self) -> Start:  # type: ignore[override]
-        """Addition, but for mHC, which starts near it."""
-        return "else" if self.kind == "manifold" and self.num_streams > 1 else "addition"
+    def at_start(self) -> AtStart:
+        return "other" if self.kind == "manifold" and self.num_streams > 1 else "addition"
 
-    def make_streams(self, site: Site) -> StaticStreams | ManifoldStreams | None:
-        """What connects this block to the streams; None where the dimensions change."""
-        if site.changes:
+    def make_streams(self, spec: BlockSpec) -> HyperConnection | None:
+        from reslab.layers import junction
+
+        if spec.changes:
             return None
         if self.kind == "static":
-            return StaticStreams(self.num_streams, home=site.index)
-        kind = DynamicStreams if self.kind == "dynamic" else ManifoldStreams
-        return kind(site.out_channels, self.num_streams, home=site.index)
-
-    def extra_parameters(self, site: Site) -> int:
-        """n^2 + 2n static; C (n + 2) + 2 more dynamic; (n^2 + 2n)(nC + 1) + 3 for mHC."""
-        n, channels = self.num_streams, site.out_channels
-        static = n * n + 2 * n
-        counts = {
-            "static": static,
-            "dynamic": static + channels * (n + 2) + 2,
-            "manifold": static * (n * channels + 1) + 3,
-        }
-        return 0 if site.changes else counts[self.kind]
+            return junction.StaticStreams(self.num_streams, home=spec.index)
+        streams = junction.DynamicStreams if self.kind == "dynamic" else junction.ManifoldStreams
+        return streams(spec.out_channels, self.num_streams, home=spec.index)
 
 
 CONNECTIONS: dict[str, Connection] = {
@@ -378,17 +334,19 @@ CONNECTIONS: dict[str, Connection] = {
     "dynamic_hyper": Streams(kind="dynamic"),
     "mhc": Streams(kind="manifold"),
 }
-"""Every connection that goes by name; an object with other numbers is accepted wherever a name is."""
+"""Every named connection; an object with other numbers is accepted wherever a name is."""
 
 
 def find_connection(connection: str | Connection) -> Connection:
-    """The connection of that name, or the object itself.
+    """Return the connection of that name, or the object itself.
 
     Raises:
-        RequestError: for an unknown name.
+        RequestError: for an unknown name, or an object that is not a ``Connection``.
     """
-    if not isinstance(connection, str):
+    if isinstance(connection, Connection):
         return connection
+    if not isinstance(connection, str):
+        raise RequestError(f"connection takes a name such as 'rezero', or a Connection, got {connection!r}.")
     if connection not in CONNECTIONS:
         raise unknown("connection", connection, CONNECTIONS)
     return CONNECTIONS[connection]

@@ -1,35 +1,24 @@
-"""Shortcuts S(x): what goes past the branch. One class a kind; ``make_shortcut`` says which one a block gets.
+"""Shortcuts S(x): what goes past the branch. One class per kind; ``make_shortcut`` says which one a block gets.
 
 Shape letters: N samples, C channels, ``*`` the 1, 2 or 3 dimensions of a position.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reslab.errors import RequestError, unknown
-from reslab.layers.nd import Parts
-
-ShortcutKind = Literal[
-    "identity", "zero_pad", "zero_pad_both", "projection", "projection_pool", "projection_all", "none"
-]
-"""``zero_pad`` is option A of the paper, ``projection`` option B, ``projection_all`` option C, ``none`` the plain twin.
-
-``zero_pad_both`` is option A with the new channels split before and after the old ones, as the widespread CIFAR weights
-of akamaster/pytorch_resnet_cifar10 expect it. ``projection_pool`` is option B of ResNet-D: a mean takes the stride.
-"""
-
-SHORTCUT_KINDS: tuple[ShortcutKind, ...] = get_args(ShortcutKind)
+from reslab.layers.nd import CellMean, LayerFactory
+from reslab.layers.spec import SHORTCUT_KINDS, ShortcutKind
 
 
 class NoShortcut(nn.Module):
     """Nothing goes past the branch: the block of a plain network. Pairs with the ``BranchOnly`` junction."""
 
     def forward(self, x: Tensor) -> None:
-        """Returns None, whatever ``x`` is."""
         return None
 
 
@@ -61,14 +50,12 @@ class ZeroPad(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """Subsamples and pads ``x``."""
         ndim = x.ndim - 2
         if self.stride > 1:
             x = x[(slice(None), slice(None), *[slice(None, None, self.stride)] * ndim)]
         return F.pad(x, (*[0] * 2 * ndim, self.before, self.after))  # (N, C_in, *) -> (N, C_out, *)
 
     def extra_repr(self) -> str:
-        """What ``print`` shows."""
         return f"stride={self.stride}, before={self.before}, after={self.after}"
 
 
@@ -82,7 +69,7 @@ class Projection(nn.Sequential):
         in_channels: channels of ``x``.
         out_channels: channels of the result.
         stride: of the convolution, or with ``pool`` side of the cells that are averaged before it.
-        parts: makes the layers.
+        layers: makes the layers.
         norm: whether there is one; a pre-activation block has none.
         pool: take the stride by a mean, as ResNet-D.
 
@@ -99,14 +86,14 @@ class Projection(nn.Sequential):
         out_channels: int,
         *,
         stride: int = 1,
-        parts: Parts | None = None,
+        layers: LayerFactory | None = None,
         norm: bool = True,
         pool: bool = False,
     ) -> None:
-        parts = parts or Parts()
-        pools = [parts.make_avg_pool(stride) if stride > 1 else nn.Identity()] if pool else []
-        conv = parts.make_conv(in_channels, out_channels, 1, stride=1 if pool else stride, last=True)
-        norms = [parts.make_norm(out_channels)] if norm and parts.norm != "none" else []
+        layers = layers or LayerFactory()
+        pools = [CellMean(stride) if stride > 1 else nn.Identity()] if pool else []
+        conv = layers.make_conv(in_channels, out_channels, 1, stride=1 if pool else stride, last=True)
+        norms = [layers.make_norm(out_channels)] if norm and layers.norm != "none" else []
         super().__init__(*pools, conv, *norms)
 
 
@@ -116,10 +103,10 @@ def make_shortcut(
     out_channels: int,
     *,
     stride: int,
-    parts: Parts | None = None,
+    layers: LayerFactory | None = None,
     norm: bool = True,
 ) -> nn.Module:
-    """The shortcut that a block of these dimensions gets under ``kind``.
+    """Make the shortcut that a block of these dimensions gets under ``kind``.
 
     ``zero_pad`` and ``projection`` say what happens where the dimensions change; elsewhere the shortcut is the
     identity.
@@ -131,7 +118,7 @@ def make_shortcut(
         return NoShortcut()
     if kind == "projection_all" or (kind in ("projection", "projection_pool") and changes):
         pool = kind == "projection_pool"
-        return Projection(in_channels, out_channels, stride=stride, parts=parts, norm=norm, pool=pool)
+        return Projection(in_channels, out_channels, stride=stride, layers=layers, norm=norm, pool=pool)
     if not changes:
         return nn.Identity()
     if kind == "zero_pad":

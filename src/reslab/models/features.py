@@ -1,19 +1,20 @@
-"""What every network of the catalog offers beside ``forward(images)``: its maps, a new head, or no head at all."""
+"""What every network of the catalog offers besides ``forward(images)``: its maps, a new head, or no head at all."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, cast, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from reslab.errors import RequestError
 
 Indices = int | Sequence[int] | None
-"""Which maps: all with None, the last n with an int n, or these, where -1 is the last."""
+"""Which maps: all with None, the last n with a number n, or these, where -1 is the last."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,14 @@ class FeatureNetwork(Protocol):
 
     The first map is the stem's before its pool; then follows one for each stage. The last is what ``forward_features``
     gives. ``forward_intermediates`` gives that together with the maps asked for, in the order asked, or with
-    ``intermediates_only`` the maps alone, and then runs no further than the last of them. ``reset_classifier(0)`` takes
-    the head away: the logits are then the pooled features.
+    ``intermediates_only`` the maps alone, and then runs no further than the last of them. ``reset_classifier(0)``
+    removes the head: the logits are then the pooled features.
 
     Reference:
         The names and the meaning of ``indices`` are those of timm, https://huggingface.co/docs/timm/feature_extraction.
 
     Deviates:
-        timm gives the maps in the order of execution, whatever was asked.
+        timm gives the maps in the order of execution, whatever the order of the indices.
     """
 
     feature_info: list[FeatureInfo]
@@ -65,7 +66,7 @@ class FeatureNetwork(Protocol):
 class FeaturesOnly(nn.Module):
     """A network without its head that gives a list of maps: the backbone of a detector or of a segmentation.
 
-    Its parameters are those of the network, not copies: who trains one trains both. The head isn't among them. Stages
+    Its parameters are those of the network, not copies: training one trains both. The head isn't among them. Stages
     after the last map asked for aren't computed, though their parameters are still there.
 
     Args:
@@ -79,15 +80,15 @@ class FeaturesOnly(nn.Module):
         RequestError: if the network has no such map.
 
     Example:
-        >>> from reslab.models.vgg import plain_stack
-        >>> backbone = FeaturesOnly(plain_stack(20), indices=[0, -1])
+        >>> from reslab.models import create_model
+        >>> backbone = FeaturesOnly(create_model("vgg20_cifar"), indices=[0, -1])
         >>> [tuple(maps.shape) for maps in backbone(torch.zeros(1, 3, 32, 32))]
         [(1, 16, 32, 32), (1, 64, 8, 8)]
     """
 
     def __init__(self, network: FeatureNetwork, indices: Indices = None) -> None:
         super().__init__()
-        self.indices = chosen(indices, len(network.feature_info))
+        self.indices = resolve_indices(indices, len(network.feature_info))
         self.feature_info = [network.feature_info[index] for index in self.indices]
         self.network = without_head(network)
 
@@ -98,7 +99,7 @@ class FeaturesOnly(nn.Module):
 
 
 def without_head(network: FeatureNetwork) -> FeatureNetwork:
-    """The same network, module by module, with no head; ``network`` itself keeps its own."""
+    """Return the same network, module by module, with no head; ``network`` itself keeps its own."""
     twin = copy.copy(network)
     for name, value in list(vars(twin).items()):
         if isinstance(value, dict):  # the tables of parameters, buffers, modules and hooks: same entries, own table
@@ -107,8 +108,8 @@ def without_head(network: FeatureNetwork) -> FeatureNetwork:
     return twin
 
 
-def chosen(indices: Indices, count: int) -> list[int]:
-    """Indices from 0 of the maps that were asked for, in the order asked.
+def resolve_indices(indices: Indices, count: int) -> list[int]:
+    """Return indices from 0 of the maps that were asked for, in the order asked.
 
     Args:
         indices: None for all, n for the last n, or a sequence, where -1 is the last.
@@ -118,7 +119,7 @@ def chosen(indices: Indices, count: int) -> list[int]:
         RequestError: if there is no such map, or none is asked for.
 
     Example:
-        >>> chosen(None, 4), chosen(2, 4), chosen([0, -1], 4)
+        >>> resolve_indices(None, 4), resolve_indices(2, 4), resolve_indices([0, -1], 4)
         ([0, 1, 2, 3], [2, 3], [0, 3])
     """
     if indices is None:
@@ -134,11 +135,26 @@ def chosen(indices: Indices, count: int) -> list[int]:
     return [index % count for index in indices]
 
 
+def check_sizes(num_classes: int, *, in_channels: int = 1, dropout: float = 0.0) -> None:
+    """Check the sizes of a network that has no ``Architecture``."""
+    if num_classes < 0:
+        raise RequestError(f"num_classes must be at least 1, or 0 for no head, got {num_classes}.")
+    if in_channels < 1:
+        raise RequestError(f"in_channels must be at least 1, got {in_channels}.")
+    if not 0 <= dropout < 1:
+        raise RequestError(f"dropout must be at least 0 and below 1, got {dropout}.")
+
+
+def has_values(module: nn.Module, values: Mapping[str, Tensor]) -> bool:
+    """Whether a module has exactly these values; never on the meta device, where there are none."""
+    return all(not value.is_meta and torch.equal(value, values[name]) for name, value in module.state_dict().items())
+
+
 def run_layers(
     layers: nn.Sequential, images: Tensor, ends: Sequence[int], indices: Indices, *, intermediates_only: bool
 ) -> tuple[Tensor, list[Tensor]] | list[Tensor]:
-    """``forward_intermediates`` of a network that is one row of layers, of which layer ``ends[i]`` puts out map i."""
-    wanted = [ends[index] for index in chosen(indices, len(ends))]
+    """Run ``forward_intermediates`` of a network that is one sequence, of which layer ``ends[i]`` puts out map i."""
+    wanted = [ends[index] for index in resolve_indices(indices, len(ends))]
     x, maps = images, {}
     for index, layer in enumerate(islice(layers, max(wanted) + 1 if intermediates_only else None)):
         x = layer(x)

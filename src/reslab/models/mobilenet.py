@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
-from reslab.errors import RequestError, unknown
-from reslab.models.features import FeatureInfo, FeaturesOnly, Indices, run_layers
+from reslab.errors import unknown
+from reslab.models.features import FeatureInfo, FeaturesOnly, Indices, check_sizes, has_values, run_layers
 
 MOBILENETS = {
     # name in torchvision: (hidden units of the head, parameters with 1000 classes), a test counts them
@@ -23,14 +24,14 @@ MOBILENETS = {
 class MobileNet(nn.Module):
     """A network of inverted residual blocks: narrow between the blocks, wide and depthwise within.
 
-    Each block has its shortcut inside, so here a network is one row of layers: a stem, the blocks, a 1x1 convolution.
+    Each block has its shortcut inside, so here a network is one sequence of layers: stem, blocks, a 1x1 convolution.
     The maps are the last of each resolution. Initial values are torchvision's, drawn from torch's global generator.
 
     Args:
         kind: a key of ``MOBILENETS``.
         num_classes: K; 0 for no head.
-        in_channels: channels of the image; another number than 3 makes the first convolution anew.
-        dropout: share of features dropped before the last layer while training.
+        in_channels: channels of the image; other than 3, the first convolution gets new values.
+        dropout: fraction of features dropped before the last layer while training.
         small: for images of about 32 pixels, the first two convolutions of those with stride 2 get stride 1. These are
             the stem and the 3x3 depthwise one of the first block that halves the resolution (V2: ``features.2``, V3
             small: ``features.1``, V3 large: ``features.2``). The last map is then reduced 8 times, not 32 times.
@@ -40,7 +41,7 @@ class MobileNet(nn.Module):
         images (N, in_channels, H, W) -> logits (N, K), or with K = 0 the pooled features (N, D)
 
     Raises:
-        RequestError: for an unknown kind, a negative number of classes, no input channels, or a share outside [0, 1).
+        RequestError: for an unknown kind, a negative number of classes, no input channels, or a dropout outside [0, 1).
 
     Example:
         >>> net = MobileNet("mobilenet_v2", num_classes=10, small=True)
@@ -63,10 +64,7 @@ class MobileNet(nn.Module):
         super().__init__()
         if kind not in MOBILENETS:
             raise unknown("MobileNet", kind, MOBILENETS)
-        if in_channels < 1:
-            raise RequestError(f"in_channels must be at least 1, got {in_channels}.")
-        if not 0 <= dropout < 1:
-            raise RequestError(f"dropout is a share of features in [0, 1), got {dropout}.")
+        check_sizes(num_classes, in_channels=in_channels, dropout=dropout)
         import torchvision  # here, not above: it takes longer to import than torch does
 
         build: Callable[[], nn.Module] = getattr(torchvision.models, kind)
@@ -81,6 +79,7 @@ class MobileNet(nn.Module):
         self.num_features = self.feature_info[-1].channels
         self.num_hidden, self.drop_rate, self.num_classes = MOBILENETS[kind][0], dropout, num_classes
         self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self._state_before_head = torch.get_rng_state()
         self.classifier = make_head(self.num_features, self.num_hidden, num_classes, dropout=dropout)
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -91,7 +90,7 @@ class MobileNet(nn.Module):
     def forward_intermediates(
         self, images: Tensor, indices: Indices = None, *, intermediates_only: bool = False
     ) -> tuple[Tensor, list[Tensor]] | list[Tensor]:
-        """The last map and those asked for, or these alone."""
+        """Return the last map and those asked for, or these alone."""
         return run_layers(self.features, images, self.ends, indices, intermediates_only=intermediates_only)
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
@@ -104,32 +103,44 @@ class MobileNet(nn.Module):
         return self.forward_head(self.forward_features(images))
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Makes the last layer anew for ``num_classes``, a hidden layer kept; 0 takes the whole head away."""
-        head = make_head(self.num_features, self.num_hidden, num_classes, dropout=self.drop_rate)
-        head.to(next(self.features.parameters()))
-        if isinstance(head, nn.Sequential) and isinstance(self.classifier, nn.Sequential):
-            # A new row of layers: the old one may belong to another network too, see `without_head`.
+        """Replace the last layer by a fresh one for ``num_classes``; 0 removes the whole head.
+
+        It gets the values that it would have been created with. A hidden layer stays, unless the head is still as it
+        was created: then all of it becomes the one that a network with ``num_classes`` is created with.
+        """
+        check_sizes(num_classes)
+        head = self._make_head(num_classes)
+        as_created = has_values(self.classifier, self._make_head(self.num_classes).state_dict())
+        if isinstance(head, nn.Sequential) and isinstance(self.classifier, nn.Sequential) and not as_created:
+            # A new sequence: the old one may belong to another network too, see `without_head`.
             head = nn.Sequential(*self.classifier[:-1], head[-1])
         self.classifier, self.num_classes = head, num_classes
 
     def features_only(self, indices: Indices = None) -> FeaturesOnly:
-        """This network without its head, as a backbone that gives a list of maps."""
+        """Return this network without its head, as a backbone that gives a list of maps."""
         return FeaturesOnly(self, indices)
+
+    def _make_head(self, num_classes: int) -> nn.Module:
+        """Make the head that a network is created with, wherever this one is now."""
+        like = next(self.features.parameters())
+        with torch.random.fork_rng(devices=[]), torch.device("meta" if like.is_meta else "cpu"):
+            torch.set_rng_state(self._state_before_head)
+            return make_head(self.num_features, self.num_hidden, num_classes, dropout=self.drop_rate).to(like)
 
 
 def strided_convolutions(layers: nn.Module) -> list[nn.Conv2d]:
-    """The convolutions that halve the resolution, in execution order."""
+    """Return the convolutions that halve the resolution, in execution order."""
     return [module for module in layers.modules() if isinstance(module, nn.Conv2d) and module.stride != (1, 1)]
 
 
 def ends_of_resolutions(layers: nn.Sequential) -> list[int]:
-    """Index of the last layer of each resolution, that of the stem's stride being the first."""
+    """Return the index of the last layer of each resolution, that of the stem's stride being the first."""
     starts = [index for index, layer in enumerate(layers) if strided_convolutions(layer)]
     return [start - 1 for start in starts[1:]] + [len(layers) - 1]
 
 
 def describe_maps(layers: nn.Sequential, ends: list[int]) -> list[FeatureInfo]:
-    """Name, channels and reduction of the maps that layers ``ends`` put out."""
+    """Describe the maps that layers ``ends`` put out."""
     infos, reduction = [], 1
     for index, layer in enumerate(layers):
         reduction *= 2 ** len(strided_convolutions(layer))
@@ -139,7 +150,7 @@ def describe_maps(layers: nn.Sequential, ends: list[int]) -> list[FeatureInfo]:
 
 
 def replace_first_convolution(layers: nn.Sequential, in_channels: int) -> None:
-    """The same convolution for another kind of image, with new values."""
+    """Make the first convolution fit other images, with new values."""
     old = strided_convolutions(layers)[0]
     new = nn.Conv2d(in_channels, old.out_channels, kernel_size=3, stride=2, padding=1, bias=False)
     nn.init.kaiming_normal_(new.weight, mode="fan_out")
@@ -147,9 +158,7 @@ def replace_first_convolution(layers: nn.Sequential, in_channels: int) -> None:
 
 
 def make_head(num_features: int, num_hidden: int | None, num_classes: int, *, dropout: float) -> nn.Module:
-    """Dropout and a linear layer, after a hidden one if there are hidden units; with no classes nothing."""
-    if num_classes < 0:
-        raise RequestError(f"num_classes is a number of classes, or 0 for no head, got {num_classes}.")
+    """Make dropout and a linear layer, after a hidden one if there are hidden units; with no classes nothing."""
     if num_classes == 0:
         return nn.Identity()
     if num_hidden is None:
@@ -163,26 +172,3 @@ def make_head(num_features: int, num_hidden: int | None, num_classes: int, *, dr
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
     return head
-
-
-def mobilenet_v2(
-    num_classes: int = 1000, *, in_channels: int = 3, dropout: float = 0.2, small: bool = False
-) -> MobileNet:
-    """MobileNet V2, see ``MobileNet``; with ``small=True`` for images of about 32 pixels."""
-    return MobileNet("mobilenet_v2", num_classes=num_classes, in_channels=in_channels, dropout=dropout, small=small)
-
-
-def mobilenet_v3_small(
-    num_classes: int = 1000, *, in_channels: int = 3, dropout: float = 0.2, small: bool = False
-) -> MobileNet:
-    """MobileNet V3 small, see ``MobileNet``; with ``small=True`` for images of about 32 pixels."""
-    kind = "mobilenet_v3_small"
-    return MobileNet(kind, num_classes=num_classes, in_channels=in_channels, dropout=dropout, small=small)
-
-
-def mobilenet_v3_large(
-    num_classes: int = 1000, *, in_channels: int = 3, dropout: float = 0.2, small: bool = False
-) -> MobileNet:
-    """MobileNet V3 large, see ``MobileNet``; with ``small=True`` for images of about 32 pixels."""
-    kind = "mobilenet_v3_large"
-    return MobileNet(kind, num_classes=num_classes, in_channels=in_channels, dropout=dropout, small=small)

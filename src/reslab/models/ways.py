@@ -35,22 +35,24 @@ def ways_of(unit: Unit) -> Ways:
 
 
 def own_ways(unit: Unit, block: Block) -> Ways:
-    """Of a block of ours, which says how many of its layers stand before the fork and behind the junction."""
-    calls: dict[str, list[Call]] = {"steps": [], "downsample": [], "junction": []}
-    for call in unit.calls:
-        part = call.path.removeprefix(f"{unit.paths[0]}.").partition(".")[0]
-        calls[part if part in calls else "steps"].append(call)
-    steps, junction = calls["steps"], junction_text(block)
-    fork = len(block.entry_steps) if block.shares_entry and junction else 0
-    meet = len(steps) - len(block.after_steps)
-    past = layers_of(calls["downsample"]) if junction else ()
+    """Of a block of ours, which calls its shortcut between entry and branch, and its junction or streams after both."""
+    parts = [call.path.removeprefix(f"{unit.paths[0]}.").partition(".")[0] for call in unit.calls]
+    joined = ("streams",) if block.streams is not None else ("junction",)
+    fork = parts.index("downsample") if "downsample" in parts else 0
+    meet = next(place for place, part in enumerate(parts) if part in joined)
+    junction = junction_text(block)
+    past = [call for call, part in zip(unit.calls, parts, strict=True) if part == "downsample" and junction]
+    entry = unit.calls[:fork] if block.shares_entry and junction else []
+    between = [
+        call for call, part in zip(unit.calls[:meet], parts, strict=False) if part != "downsample" and call not in entry
+    ]
     return Ways(
-        branch=layers_of(steps[fork:meet]),
-        entry=layers_of(steps[:fork]),
-        shortcut=shortcut_kind(past, unit) if junction else "none",
-        shortcut_layers=past,
+        branch=layers_of(between),
+        entry=layers_of(entry),
+        shortcut=shortcut_kind(layers_of(past), unit) if junction else "none",
+        shortcut_layers=layers_of(past),
         junction=junction,
-        after=layers_of(steps[meet:]),
+        after=layers_of(unit.calls[meet + 1 :]),
     )
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from reslab.data import Data, Loader, Source, find_source, prepare, shorter_side
 from reslab.distributed import Ranks
 from reslab.errors import RequestError
-from reslab.layers.synced_norm import sync_norms
+from reslab.layers import sync_norms
 from reslab.models.catalog import create_model
 from reslab.models.structure import read_structure
 from reslab.options import import_object

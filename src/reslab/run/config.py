@@ -16,6 +16,8 @@ import tomli_w
 
 from reslab.data.options import DataOptions
 from reslab.errors import RequestError, unknown
+from reslab.layers.spec import NormKind, ShortcutKind
+from reslab.models.architecture import Order
 from reslab.options import Fraction, Option, build, options, options_of
 from reslab.tasks.options import TASK_OPTIONS, ClassifyOptions, TaskOptions, task_options_class
 from reslab.training.options import OptimOptions, ScheduleOptions, TrainOptions
@@ -56,12 +58,10 @@ class ModelOptions:
     """
 
     name: str = "resnet20"
-    shortcut: Literal[
-        "auto", "identity", "zero_pad", "zero_pad_both", "projection", "projection_pool", "projection_all", "none"
-    ] = "auto"
+    shortcut: Literal["auto", ShortcutKind] = "auto"
     connection: str = "auto"
-    order: Literal["auto", "post", "bn_after", "relu_before", "relu_only", "pre"] = "auto"
-    norm: Literal["auto", "batch", "group", "layer", "frozen_batch", "none"] = "auto"
+    order: Literal["auto", Order] = "auto"
+    norm: Literal["auto", NormKind] = "auto"
     drop_path: Fraction = 0.0
     zero_init_residual: bool = False
     dropout: Fraction = 0.0
@@ -219,7 +219,7 @@ def parse_config(
         same_task = values["task"].get("name", base.task.name) == base.task.name
         before = {section: asdict(getattr(base, section)) for section in SECTIONS if section != "task" or same_task}
         values = {section: before.get(section, {}) | given for section, given in values.items()}
-    task = build(
+    task: TaskOptions = build(
         task_options_class(values["task"].get("name", "classify")),
         values["task"],
         spell=lambda name: spell(f"task.{name}"),

@@ -136,7 +136,7 @@ class Bundle:
             val_split=0 if name else before.val_split,
             dir=data_dir or before.dir,
             test=test,
-            channels=self.preprocess.channels,
+            channels=1 if self.preprocess.channels == 1 else 3,
             image_size=before.image_size if self.preprocess.resize is None else self.preprocess.height,
         )
         source = find_source(options)

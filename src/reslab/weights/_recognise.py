@@ -20,7 +20,7 @@ from torch import nn
 from reslab.errors import RequestError
 from reslab.layers.connections import CONNECTIONS
 from reslab.models.architecture import Architecture, change
-from reslab.models.catalog import BY_NUMBER, MODELS, create_model, find_entry
+from reslab.models.catalog import CIFAR_FAMILIES, MODELS, create_model, find_entry
 from reslab.weights._files import Shapes, WeightsFile, first_few, mismatches, shapes_of
 from reslab.weights._layouts import RESLAB, layout_of
 from reslab.weights.bundle import find_card
@@ -109,7 +109,7 @@ def as_arguments(changes: Mapping[str, Any]) -> list[str]:
 def nearest_name(architecture: Architecture) -> tuple[str, dict[str, Any]]:
     """Find the catalog's name that differs in the fewest choices, at most two; the name is empty if there is none."""
     entries = dict(MODELS)
-    for family in BY_NUMBER:
+    for family in CIFAR_FAMILIES:
         with suppress(RequestError):  # the depth is not 6n+2
             entries.setdefault(f"{family}{architecture.depth}", find_entry(f"{family}{architecture.depth}"))
     found = {name: differences(architecture, e) for name, e in entries.items() if isinstance(e, Architecture)}
@@ -121,7 +121,7 @@ def differences(architecture: Architecture, other: Architecture) -> dict[str, An
     """List the choices by which the first has other weights than the second."""
     names = [field.name for field in fields(Architecture) if field.name not in NOT_IN_THE_WEIGHTS]
     differing = [name for name in names if getattr(architecture, name) != getattr(other, name)]
-    differing += ["conv_bias"] if architecture.parts.conv_bias != other.parts.conv_bias else []
+    differing += ["conv_bias"] if architecture.biased_convs != other.biased_convs else []
     return {name: getattr(architecture, name) for name in differing}
 
 
