@@ -12,7 +12,7 @@ from torch import nn
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe.depth import fewer
+from reslab.probe.batch import BatchLoss, first_samples
 
 
 @pytest.fixture(scope="module")
@@ -87,5 +87,6 @@ def test_another_word_for_the_depth_is_refused():
 
 
 def test_fewer_samples():
-    (images, mask), labels = fewer(((torch.ones(9, 2), torch.ones(5)), torch.arange(9)), 4)
+    loss_of = first_samples(BatchLoss(((torch.ones(9, 2), torch.ones(5)), torch.arange(9)), F.mse_loss), 4)
+    (images, mask), labels = loss_of.batch
     assert (len(images), len(mask), len(labels)) == (4, 5, 4)

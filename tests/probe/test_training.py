@@ -15,10 +15,8 @@ from torch import nn
 import reslab
 from reslab.errors import RequestError
 from reslab.probe.diagnose import diagnose
-from reslab.probe.training import StepReadings, evenly, step_readings
-from reslab.probe.verdict.evidence import Evidence
-from reslab.probe.verdict.judge import judge
-from reslab.probe.watch import watch
+from reslab.probe.verdict import Evidence, judge
+from reslab.probe.watch import StepReadings, evenly, step_readings, watch
 from reslab.tasks.classify import Classify
 from reslab.train.fit import Recorder, fit
 from reslab.train.options import FitOptions

@@ -12,8 +12,8 @@ from torch import nn
 
 import reslab
 from reslab.errors import RequestError
+from reslab.models.graph import in_order
 from reslab.probe.diagnose import diagnose
-from reslab.probe.graph import in_order
 from reslab.probe.watch import watch
 
 STEPS = 5

@@ -61,7 +61,7 @@ def run(arguments: list[str]) -> int:
 
 def by_number(name: str) -> list[Row]:
     """A network that goes by number only, such as resnet38, built and counted; the error for any other name."""
-    from reslab.models.summary import describe_model  # torch is needed for these alone
+    from reslab.models.table import describe_model  # torch is needed for these alone
 
     return [describe_model(name)]
 
@@ -247,7 +247,7 @@ def structure_of(name: str) -> StructureRecord:
 
     from reslab.models.catalog import create_model
     from reslab.models.structure import read_structure
-    from reslab.models.summary import image_shape
+    from reslab.models.table import image_shape
 
     with torch.device("meta"):
         return read_structure(create_model(name), image_shape(name), name=name)

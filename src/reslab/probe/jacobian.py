@@ -17,39 +17,37 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from reslab.errors import RequestError
-from reslab.probe.eager import eagerly
-from reslab.probe.frozen import frozen
-from reslab.probe.graph import Addition, Graph
-from reslab.probe.inputs import call, chosen, size_of, tensors_in, with_gradients
-from reslab.probe.reading import Batch, sources
-from reslab.probe.split import mask_after
-from reslab.probe.trace import Trace, name_additions
-from reslab.probe.untouched import untouched
+from reslab.models.graph import Addition, Graph
+from reslab.probe._forward import Execution, execute
+from reslab.probe.batch import call, chosen, size_of, tensors_in
+from reslab.probe.shattering import frozen_norms
 from reslab.records import JacobianRecord
+from reslab.untouched import untouched
 
-ENOUGH = 2**27
+MAX_VALUES = 2**27
 """Values that the vectors of a bidiagonalisation may have together; of large parts fewer steps are taken."""
 
 
 def jacobians(
     model: nn.Module,
-    batch: Batch,
+    inputs: Any,
     *,
     num_directions: int = 8,
     num_steps: int = 30,
     num_samples: int = 4,
     seed: int = 0,
 ) -> tuple[JacobianRecord, ...]:
-    """How the network stretches small changes: all of it, then each stage in the order of the blocks.
+    """Measure how the network stretches small changes: all of it, then each stage in the order of the blocks.
 
     A stage is a run of blocks whose sums have the same shape, from the fork of the first one to the activation after
     the last one's sum, or to that sum; from a token's embedding on, where inputs are words. Batch norms are frozen to
@@ -59,7 +57,7 @@ def jacobians(
 
     Args:
         model: any; it is left as it was, bit for bit.
-        batch: inputs, of which the first dimension counts samples, and targets, which aren't looked at.
+        inputs: of the model; their first dimension counts samples.
         num_directions: of the output, at random, that ``mean_square`` is a mean over.
         num_steps: of the bidiagonalisation; as many singular values come of it, or fewer if there are no more. What
             is large settles first. An output of at most twice as many values, such as logits, gives all of its
@@ -74,26 +72,20 @@ def jacobians(
     Example:
         >>> layer = nn.Linear(2, 2, bias=False)
         >>> _ = layer.load_state_dict({"weight": torch.tensor([[3.0, 0.0], [0.0, 4.0]])})
-        >>> [round(value, 4) for value in jacobians(layer, (torch.ones(1, 2), None))[0].singular_values]
+        >>> [round(value, 4) for value in jacobians(layer, torch.ones(1, 2))[0].singular_values]
         [4.0, 3.0]
     """
-    check_counts({"num_directions": num_directions, "num_steps": num_steps, "num_samples": num_samples})
-    inputs, _ = batch
-    with torch.inference_mode(False), torch.enable_grad(), untouched(model), eagerly():
-        with frozen(model, inputs):
+    for name, count in {"num_directions": num_directions, "num_steps": num_steps, "num_samples": num_samples}.items():
+        if count < 1:
+            raise RequestError(f"{name} is {count}; expected at least 1.")
+    with untouched(model), torch.enable_grad():
+        with frozen_norms(model, inputs):
             some = chosen(inputs, torch.arange(size_of(inputs))[:num_samples])
             parts = parts_of(model, some)
         generator = torch.Generator().manual_seed(seed)
         return tuple(
             measured(part, num_directions=num_directions, num_steps=num_steps, generator=generator) for part in parts
         )
-
-
-def check_counts(counts: dict[str, int]) -> None:
-    """Refuses counts below 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise RequestError(f"{name} is {count}; expected at least 1.")
 
 
 @dataclass(frozen=True)
@@ -113,33 +105,30 @@ class Part:
     num_samples: int
 
 
-def parts_of(model: nn.Module, inputs: object) -> list[Part]:
+def parts_of(model: nn.Module, inputs: Any) -> list[Part]:
     """The whole network and its stages, after a forward pass."""
-    leaves, arguments = with_gradients(inputs)
-    trace = Trace(model)
-    with sdpa_kernel(SDPBackend.MATH), trace.following():  # fused attention can't be differentiated twice
-        outputs = [tensor for tensor in tensors_in(call(model, arguments)) if tensor.requires_grad]
+    outputs: list[Tensor] = []
+
+    def total(model: nn.Module) -> Tensor:
+        outputs.extend(tensor for tensor in tensors_in(call(model, inputs)) if tensor.requires_grad)
         if not outputs:
-            raise RequestError("The outputs hold no tensor that depends on the inputs: there is no Jacobian.")
-        total = torch.stack([output.sum() for output in outputs]).sum()
-    begin = sources(leaves, trace)
-    assert total.grad_fn is not None, "a sum of what requires a gradient"
-    graph = Graph(total.grad_fn, begin)
-    trace.complete(graph)
-    additions, count = graph.additions(), size_of(inputs)
-    names = name_additions(graph, additions, trace.where)
-    trace.clear()
-    ends = tuple(get_gradient_edge(output) for output in outputs)
-    whole = Part("all", tuple(GradientEdge(node, 0) for node in begin if node in graph.place), ends, count)
-    if not whole.starts:
+            raise RequestError("The outputs contain no tensor that depends on the inputs: there is no Jacobian.")
+        return torch.stack([output.sum() for output in outputs]).sum()
+
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention can't be differentiated twice
+        execution = execute(model, total)
+    graph, count = execution.graph, size_of(inputs)
+    starts = tuple(GradientEdge(graph.nodes[place], 0) for place in graph.sources)
+    if not starts:
         raise RequestError("The outputs don't depend on the inputs: there is no Jacobian.")
-    return [whole, *stages(graph, additions, names, count)]
+    whole = Part("all", starts, tuple(map(get_gradient_edge, outputs)), count)
+    return [whole, *stages(execution, count)]
 
 
-def stages(graph: Graph, additions: Sequence[Addition], names: Sequence[str], num_samples: int) -> list[Part]:
+def stages(execution: Execution, num_samples: int) -> list[Part]:
     """Runs of blocks whose sums have one shape, each going on from the one before."""
-    runs = list[list[tuple[Addition, str]]]()
-    for addition, name in zip(additions, names, strict=True):
+    graph, runs = execution.graph, list[list[tuple[Addition, str]]]()
+    for addition, name in zip(execution.additions, execution.names, strict=True):
         if runs and goes_on(graph, runs[-1][-1][0], addition):
             runs[-1].append((addition, name))
         else:
@@ -148,8 +137,8 @@ def stages(graph: Graph, additions: Sequence[Addition], names: Sequence[str], nu
     parts = []
     for title, run in zip(titles, runs, strict=True):
         first, last = run[0][0], run[-1][0]
-        mask = mask_after(graph, last)
-        end: Node = graph.nodes[last.node if mask is None else mask]
+        mask = graph.activation_after(last)
+        end = graph.nodes[last.node if mask is None else mask]
         start = GradientEdge(graph.nodes[first.fork], first.output)
         parts.append(Part(title, (start,), (GradientEdge(end, 0),), num_samples))
     return parts
@@ -192,22 +181,16 @@ class Jacobian:
 
     def __init__(self, part: Part) -> None:
         self.part = part
-        self.inputs = [torch.Size(edge.node._input_metadata[edge.output_nr].shape) for edge in part.starts]
-        data = [edge.node._input_metadata[edge.output_nr] for edge in part.ends]
+        inputs, outputs = ([edge.node._input_metadata[edge.output_nr] for edge in e] for e in (part.starts, part.ends))
+        self.shapes = [torch.Size(each.shape) for each in inputs]
         self.cotangents = [
-            torch.zeros(tuple(each.shape), dtype=each.dtype, device=each.device, requires_grad=True) for each in data
+            torch.zeros(tuple(each.shape), dtype=each.dtype, device=each.device, requires_grad=True) for each in outputs
         ]
-        self.pulled: list[Tensor | None] | None = None
+        self.pulled: tuple[Tensor | None, ...] | None = None
         some = self.cotangents[0].detach()  # half precision can't be made orthogonal
         self.vector = some.new_empty(0, dtype=torch.promote_types(some.dtype, torch.float32))
         self.num_rows = sum(cotangent.numel() for cotangent in self.cotangents)
-        self.num_columns = sum(shape.numel() for shape in self.inputs)
-
-    def _pull(self) -> list[Tensor | None]:
-        """The product with the transpose, as a function of the cotangents."""
-        return list(
-            torch.autograd.grad(self.part.ends, self.part.starts, self.cotangents, create_graph=True, allow_unused=True)
-        )
+        self.num_columns = sum(shape.numel() for shape in self.shapes)
 
     def direction(self, generator: torch.Generator, size: int) -> Tensor:
         """A random vector of so many values, of length 1."""
@@ -222,21 +205,22 @@ class Jacobian:
 
     def transposed(self, vector: Tensor) -> Tensor:
         """The product of the transpose: (O) -> (I)."""
-        found = torch.autograd.grad(
-            self.part.ends, self.part.starts, like(vector, self.cotangents), retain_graph=True, allow_unused=True
+        pieces = vector.split([cotangent.numel() for cotangent in self.cotangents])
+        cotangents = [piece.view(c.shape).to(c) for piece, c in zip(pieces, self.cotangents, strict=True)]
+        found = self._pull(cotangents, retain_graph=True)
+        parts = (
+            vector.new_zeros(shape) if part is None else part for part, shape in zip(found, self.shapes, strict=True)
         )
-        parts = [
-            vector.new_zeros(shape) if part is None else part for part, shape in zip(found, self.inputs, strict=True)
-        ]
-        return joined(parts, vector)
+        return in_one_row(parts, vector)
 
     def times(self, vector: Tensor) -> Tensor:
         """The product: (I) -> (O)."""
-        self.pulled = self._pull() if self.pulled is None else self.pulled
-        pieces = vector.split([shape.numel() for shape in self.inputs])
+        if self.pulled is None:  # the product with the transpose, as a function of the cotangents
+            self.pulled = self._pull(self.cotangents, create_graph=True)
+        pieces = vector.split([shape.numel() for shape in self.shapes])
         pairs = [
             (pulled, piece.view(shape).to(pulled))
-            for pulled, piece, shape in zip(self.pulled, pieces, self.inputs, strict=True)
+            for pulled, piece, shape in zip(self.pulled, pieces, self.shapes, strict=True)
             if pulled is not None and pulled.requires_grad
         ]
         if not pairs:
@@ -248,45 +232,38 @@ class Jacobian:
             if "not implemented" not in str(error) and "once_differentiable" not in str(error):
                 raise
             raise NoSecondDerivative(str(error)) from error
-        parts = [torch.zeros_like(c) if part is None else part for part, c in zip(found, self.cotangents, strict=True)]
-        return joined(parts, vector)
+        parts = (torch.zeros_like(c) if part is None else part for part, c in zip(found, self.cotangents, strict=True))
+        return in_one_row(parts, vector)
+
+    def _pull(self, cotangents: Sequence[Tensor], **options: bool) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(self.part.ends, self.part.starts, cotangents, allow_unused=True, **options)
 
 
-def like(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """A vector cut into pieces of these shapes and types."""
-    pieces = vector.split([tensor.numel() for tensor in tensors])
-    return [piece.view(tensor.shape).to(tensor) for piece, tensor in zip(pieces, tensors, strict=True)]
-
-
-def joined(tensors: Sequence[Tensor], vector: Tensor) -> Tensor:
-    """All values in one row, of the type and on the device of ``vector``."""
+def in_one_row(tensors: Iterable[Tensor], vector: Tensor) -> Tensor:
+    """All values, of the type and on the device of ``vector``."""
     return torch.cat([tensor.detach().reshape(-1).to(vector) for tensor in tensors])
-
-
-def measured(part: Part, *, num_directions: int, num_steps: int, generator: torch.Generator) -> JacobianRecord:
-    """The record of one part."""
-    jacobian = Jacobian(part)
-    if jacobian.num_rows <= min(2 * num_steps, ENOUGH // jacobian.num_columns):
-        values = svdvals(jacobian.dense(), part.name)
-        mean_square = sum(value**2 for value in values) / jacobian.num_rows
-    else:
-        mean_square = mean_square_of(jacobian, generator, count=num_directions)
-        num_steps = min(num_steps, max(2, ENOUGH // (jacobian.num_rows + jacobian.num_columns)))
-        try:
-            values = singular_values(jacobian, generator, num_steps=num_steps)
-        except NoSecondDerivative:
-            values = []
-    return JacobianRecord(part.name, mean_square, values[0] if values else math.nan, tuple(values), part.num_samples)
 
 
 class NoSecondDerivative(RuntimeError):
     """Something in the model can be differentiated once only."""
 
 
-def mean_square_of(jacobian: Jacobian, generator: torch.Generator, *, count: int) -> float:
-    """Mean squared length of what so many random directions of the output are turned into."""
-    images = [jacobian.transposed(jacobian.direction(generator, jacobian.num_rows)) for _ in range(count)]
-    return torch.stack([image.double().square().sum() for image in images]).mean().item()
+def measured(part: Part, *, num_directions: int, num_steps: int, generator: torch.Generator) -> JacobianRecord:
+    """The record of one part."""
+    jacobian = Jacobian(part)
+    if jacobian.num_rows <= min(2 * num_steps, MAX_VALUES // jacobian.num_columns):
+        values = svdvals(jacobian.dense(), part.name)
+        mean_square = sum(value**2 for value in values) / jacobian.num_rows
+    else:
+        directions = (jacobian.direction(generator, jacobian.num_rows) for _ in range(num_directions))
+        images = [jacobian.transposed(direction).double().square().sum() for direction in directions]
+        mean_square = torch.stack(images).mean().item()
+        num_steps = min(num_steps, max(2, MAX_VALUES // (jacobian.num_rows + jacobian.num_columns)))
+        try:
+            values = singular_values(jacobian, generator, num_steps=num_steps)
+        except NoSecondDerivative:
+            values = []
+    return JacobianRecord(part.name, mean_square, values[0] if values else math.nan, tuple(values), part.num_samples)
 
 
 def singular_values(jacobian: Jacobian, generator: torch.Generator, *, num_steps: int) -> list[float]:
@@ -308,7 +285,9 @@ def singular_values(jacobian: Jacobian, generator: torch.Generator, *, num_steps
             break
         larges.append(image / diagonal[-1])
         image = back(larges[-1])
-        check_adjoint(torch.dot(image, smalls[-1]) / diagonal[-1])
+        # 1 if the two products are each other's transposes
+        if abs((torch.dot(image, smalls[-1]) / diagonal[-1]).item() - 1) > 0.1:
+            raise NoSecondDerivative("A Function's backward pass leaves no graph, or rounding hides everything.")
         image = orthogonal(image, smalls)
         if not image.norm() > tiny * scale:
             break
@@ -318,12 +297,6 @@ def singular_values(jacobian: Jacobian, generator: torch.Generator, *, num_steps
     if above:
         matrix += torch.diag(torch.stack(above).double(), 1)
     return svdvals(matrix, jacobian.part.name)
-
-
-def check_adjoint(ratio: Tensor) -> None:
-    """Refuses two products that aren't each other's transposes; the ratio is 1 if they are."""
-    if abs(ratio.item() - 1) > 0.1:
-        raise NoSecondDerivative("A Function's backward pass leaves no graph, or rounding hides everything.")
 
 
 def svdvals(matrix: Tensor, name: str) -> list[float]:

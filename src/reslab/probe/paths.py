@@ -1,11 +1,11 @@
 """Takes the gradient at the first block apart by how many branches it came through on its way.
 
-Every block adds a branch to a shortcut, so a gradient that goes back through n blocks goes 2^n ways at once. Those
+Every block adds a branch to a shortcut, so a gradient that goes back through n blocks takes 2^n paths at once. Those
 with the same number of branches can be followed together: with ``G_k`` for what came through k branches so far, a block
 turns it into ``S'^T G_k + B'^T G_(k-1)``. That takes n(n + 1)/2 products with a block instead of 2^n, and is exact.
 
 Reference:
-    Veit et al. 2016, arXiv:1605.06431, section 4.3. Deviates: they draw ways at random and count modules.
+    Veit et al. 2016, arXiv:1605.06431, section 4.3. Deviates: they draw paths at random and count modules.
 """
 
 from __future__ import annotations
@@ -13,25 +13,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from reslab.errors import RequestError
-from reslab.probe.eager import eagerly
-from reslab.probe.graph import Addition, Graph, Side
-from reslab.probe.inputs import call, mapped, size_of, with_gradients, with_graph
-from reslab.probe.norms import dot
-from reslab.probe.reading import Batch, LossFn, node_of, sources
-from reslab.probe.split import Splitter
-from reslab.probe.trace import Trace, name_additions
-from reslab.probe.untouched import untouched
-from reslab.records import PathRecord, SplitRecord
+from reslab.models.graph import Graph, Side, dominators
+from reslab.probe._backward import Gradients, Splitter
+from reslab.probe._forward import Execution, execute, node_of
+from reslab.probe._norms import at_once, dot
+from reslab.probe.batch import LossOf
+from reslab.records import PathRecord
+from reslab.untouched import untouched
 
 
-def path_spectrum(model: nn.Module, batch: Batch, loss_fn: LossFn, *, max_products: int = 20_000) -> PathRecord:
-    """How many branches the gradient at the first block's input went through.
+def path_spectrum(model: nn.Module, loss_of: LossOf, *, max_products: int = 20_000) -> PathRecord:
+    """Measure how many branches the gradient at the first block's input went through.
 
     The whole batch is followed, since norms in train mode tie its samples together; a smaller one costs less. The model
     is read in the mode that it is in, and left as it was, bit for bit. Whatever lies between two blocks, such as an
@@ -42,9 +41,8 @@ def path_spectrum(model: nn.Module, batch: Batch, loss_fn: LossFn, *, max_produc
     at each block, the smaller end is dropped, and ``gap`` says what that has cost: above a few tenths, too much.
 
     Args:
-        model: any whose residual additions follow one another.
-        batch: inputs and targets, on the model's device.
-        loss_fn: outputs and targets to a scalar.
+        model: any whose residual additions follow one another, on the batch's device.
+        loss_of: runs it up to the loss.
         max_products: of a gradient with the Jacobian of a block; 199 blocks are the most that the default follows
             exactly. On a CPU each costs about as much as the backward pass of a block.
 
@@ -53,58 +51,75 @@ def path_spectrum(model: nn.Module, batch: Batch, loss_fn: LossFn, *, max_produc
             arrives.
 
     Example:
+        >>> from reslab.probe.batch import BatchLoss
         >>> class Block(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.layer = nn.Linear(4, 4)
         ...     def forward(self, x):
         ...         return x + self.layer(x)
-        >>> model, batch = nn.Sequential(Block(), Block()), (torch.randn(8, 4), torch.randn(8, 4))
-        >>> len(path_spectrum(model, batch, nn.functional.mse_loss).energies)
+        >>> batch = torch.randn(8, 4), torch.randn(8, 4)
+        >>> spectrum = path_spectrum(nn.Sequential(Block(), Block()), BatchLoss(batch, nn.functional.mse_loss))
+        >>> len(spectrum.energies)
         3
     """
     if max_products < 1:
         raise RequestError(f"max_products is {max_products}; expected at least 1.")
-    inputs, targets = batch
-    with torch.inference_mode(False), torch.enable_grad(), untouched(model), eagerly():
-        leaves, arguments = with_gradients(inputs)
-        trace = Trace(model)
-        with trace.following():
-            loss = loss_fn(call(model, arguments), mapped(targets, with_graph))
-        graph = Graph(node_of(loss), sources(leaves, trace))
-        trace.complete(graph)
-        additions = graph.additions()
-        names = name_additions(graph, additions, trace.where)
-        trace.clear()
-        check_chain(graph, additions, names)
-        wanted = [*leaves, *(parameter for parameter in model.parameters() if parameter.requires_grad)]
-        proxy = proxy_of(splits_of(graph, additions, loss, wanted))
-        return follow(Chain(graph, additions), loss, proxy, num_samples=size_of(inputs), max_products=max_products)
+    with untouched(model), torch.enable_grad():
+        execution = execute(model, loss_of)
+        check_chain(execution)
+        wanted = [*execution.call.leaves, *(p for p in model.parameters() if p.requires_grad)]
+        proxy = mean_if_orthogonal(execution, wanted)
+        first, parts, whole = follow(Chain(execution), max_products=max_products)
+        squares = at_once([dot(part, part) for part in (whole, whole - sum(parts), *parts)])
+    if not 0 < squares[0] < torch.inf:
+        found = "none, as with a head that begins at zero" if squares[0] == 0 else "one that isn't finite"
+        raise RequestError(f"Expected a gradient at the first block's input, got {found}.")
+    total = sum(squares[2:])
+    energies = [0.0] * first + [square / total for square in squares[2:]]
+    energies += [0.0] * (len(execution.additions) + 1 - len(energies))
+    reached = list(itertools.accumulate(energies))
+    return PathRecord(
+        energies=tuple(energies),
+        effective=sum(k * energy for k, energy in enumerate(energies)),
+        low=next(k for k, fraction in enumerate(reached) if fraction >= 0.05),
+        high=next(k for k, fraction in enumerate(reached) if fraction >= 0.95),
+        proxy=proxy,
+        gap=(squares[1] / squares[0]) ** 0.5,
+        num_samples=execution.call.num_samples,
+    )
 
 
 class Chain:
     """Blocks that follow one another, and what one of them makes of a gradient.
 
-    Batched gradients (``is_grads_batched``) are not to be had here: torch refuses them for edges of the graph.
+    Batched gradients (``is_grads_batched``) can't be had here: torch refuses them for edges of the graph.
 
     Args:
-        graph: of one forward pass, still whole.
-        additions: that follow one another in it.
+        execution: whose graph is still whole.
     """
 
-    def __init__(self, graph: Graph, additions: Sequence[Addition]) -> None:
-        self.graph, self.additions = graph, additions
-        self.forks = [GradientEdge(graph.nodes[addition.fork], addition.output) for addition in additions]
-        self.sums = [GradientEdge(graph.nodes[addition.node], 0) for addition in additions]
+    def __init__(self, execution: Execution) -> None:
+        self.nodes, self.additions = execution.graph.nodes, execution.additions
+        self.loss = GradientEdge(node_of(execution.loss), 0)
+        self.forks = [GradientEdge(self.nodes[addition.fork], addition.output) for addition in self.additions]
+        self.sums = [GradientEdge(self.nodes[addition.node], 0) for addition in self.additions]
         self.arrived: dict[Side, Tensor] = {}
 
     @contextmanager
     def open(self, index: int) -> Iterator[None]:
         """While this is open, the sides of this block are told apart."""
+
+        def take(side: Side, position: int, grad_inputs: Gradients, _: Gradients) -> None:
+            if (gradient := grad_inputs[position]) is not None:
+                self.arrived[side] = self.arrived[side] + gradient if side in self.arrived else gradient
+
         handles = [
-            self.graph.nodes[consumer].register_hook(self._taker(side, position))
+            self.nodes[edge.consumer].register_hook(
+                partial(take, "shortcut" if side == "shortcut" else "branch", edge.position)
+            )
             for side, edges in self.additions[index].edges.items()
-            for consumer, position in edges
+            for edge in edges
         ]
         try:
             yield
@@ -112,21 +127,10 @@ class Chain:
             for handle in handles:
                 handle.remove()
 
-    def _taker(self, side: Side, position: int) -> Callable[[Sequence[Tensor | None], Sequence[Tensor | None]], None]:
-        mine: Side = "shortcut" if side == "shortcut" else "branch"
-
-        def take(grad_inputs: Sequence[Tensor | None], grad_outputs: Sequence[Tensor | None]) -> None:
-            gradient = grad_inputs[position]
-            if gradient is not None:
-                before = self.arrived.get(mine)
-                self.arrived[mine] = gradient if before is None else before + gradient
-
-        return take
-
     def through(self, index: int, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """From the gradient at a block's sum to the parts at its fork: shortcut and branch. The block is open."""
         self.arrived.clear()
-        whole = product(self.sums[index], self.forks[index], gradient)
+        whole = pulled_back(self.sums[index], self.forks[index], gradient)
         shortcut, branch = self.arrived.get("shortcut"), self.arrived.get("branch")
         return (
             torch.zeros_like(whole) if shortcut is None else shortcut,
@@ -137,83 +141,46 @@ class Chain:
         """From the gradient at a block's fork to that at the sum of the block before it."""
         if not index or self.forks[index][:2] == self.sums[index - 1][:2]:
             return gradient
-        return product(self.forks[index], self.sums[index - 1], gradient)
+        return pulled_back(self.forks[index], self.sums[index - 1], gradient)
 
 
-def product(start: GradientEdge, end: GradientEdge, gradient: Tensor | None) -> Tensor:
+def pulled_back(start: GradientEdge, end: GradientEdge, gradient: Tensor | None) -> Tensor:
     """The gradient at one edge of a graph, given that at another one nearer to the loss; the graph is kept."""
     (found,) = torch.autograd.grad([start], [end], [gradient], retain_graph=True)
     return found
 
 
-def follow(chain: Chain, loss: Tensor, proxy: float, *, num_samples: int, max_products: int) -> PathRecord:
-    """The spectrum; ``proxy`` and ``num_samples`` are noted in the record."""
+def follow(chain: Chain, *, max_products: int) -> tuple[int, list[Tensor], Tensor]:
+    """The smallest k that was followed, the gradient at the first fork for it and each one after, and the whole one."""
     count = len(chain.additions)
     width = count + 1 if count * (count + 1) // 2 <= max_products else max(1, max_products // count)
-    start = GradientEdge(node_of(loss), 0)
-    whole = product(start, chain.forks[0], None)
-    first, parts = 0, [product(start, chain.sums[-1], None)]
+    whole = pulled_back(chain.loss, chain.forks[0], None)
+    first, parts = 0, [pulled_back(chain.loss, chain.sums[-1], None)]
     for index in reversed(range(count)):
         with chain.open(index):
-            sides = [chain.through(index, part) for part in parts]
-        parts = [chain.before(index, part) for part in joined(sides)]
-        first, parts = narrowed(first, parts, width)
-    numbers = torch.stack([dot(part, part).cpu() for part in (whole, whole - sum(parts), *parts)]).tolist()
-    if not 0 < numbers[0] < torch.inf:
-        found = "none, as with a head that begins at zero" if numbers[0] == 0 else "one that isn't finite"
-        raise RequestError(f"Expected a gradient at the first block's input, got {found}.")
-    energies = [0.0] * first + numbers[2:]
-    energies += [0.0] * (count + 1 - len(energies))
-    return record_of(energies, gap=(numbers[1] / numbers[0]) ** 0.5, proxy=proxy, num_samples=num_samples)
+            shortcuts, branches = zip(*(chain.through(index, part) for part in parts), strict=True)
+        # k branches: through this shortcut after k, or through this branch after k - 1
+        both = [shortcut + branch for shortcut, branch in zip(shortcuts[1:], branches[:-1], strict=True)]
+        parts = [chain.before(index, part) for part in (shortcuts[0], *both, branches[-1])]
+        while len(parts) > width:
+            if dot(parts[0], parts[0]) < dot(parts[-1], parts[-1]):
+                first, parts = first + 1, parts[1:]
+            else:
+                parts = parts[:-1]
+    return first, parts, whole
 
 
-def joined(sides: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Parts by number of branches, from the shortcut's and the branch's share of each part behind the block."""
-    shortcuts, branches = zip(*sides, strict=True)
-    between = [shortcut + branch for shortcut, branch in zip(shortcuts[1:], branches[:-1], strict=True)]
-    return [shortcuts[0], *between, branches[-1]]
+def mean_if_orthogonal(execution: Execution, wanted: Sequence[Tensor]) -> float:
+    """Mean number of branches, if all parts were at right angles: the sum of the branches' fractions of the energy.
 
-
-def narrowed(first: int, parts: list[Tensor], width: int) -> tuple[int, list[Tensor]]:
-    """At most so many parts, less whichever end is smaller; ``first`` is the number of branches of the first part."""
-    while len(parts) > width:
-        if dot(parts[0], parts[0]) < dot(parts[-1], parts[-1]):
-            first, parts = first + 1, parts[1:]
-        else:
-            parts = parts[:-1]
-    return first, parts
-
-
-def record_of(squares: Sequence[float], *, gap: float, proxy: float, num_samples: int) -> PathRecord:
-    """From squared norms, in the order of k, to shares and what follows from them."""
-    total = sum(squares)
-    energies = tuple(square / total for square in squares)
-    reached = list(itertools.accumulate(energies))
-    return PathRecord(
-        energies=energies,
-        effective=sum(k * energy for k, energy in enumerate(energies)),
-        low=next(k for k, share in enumerate(reached) if share >= 0.05),
-        high=next(k for k, share in enumerate(reached) if share >= 0.95),
-        proxy=proxy,
-        gap=gap,
-        num_samples=num_samples,
-    )
-
-
-def splits_of(
-    graph: Graph, additions: Sequence[Addition], loss: Tensor, wanted: Sequence[Tensor]
-) -> list[SplitRecord | None]:
-    """The split at each addition, from one backward pass that leaves no gradient anywhere; the graph is kept."""
-    splitter = Splitter(graph, additions, num_samples=1)
+    It takes one backward pass, which leaves no gradient anywhere and keeps the graph.
+    """
+    splitter = Splitter(execution.graph, execution.additions, num_samples=1)
     try:
-        torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
-        return splitter.read()
+        torch.autograd.grad(execution.loss, wanted, retain_graph=True, allow_unused=True)
+        splits = splitter.read()
     finally:
         splitter.close()
-
-
-def proxy_of(splits: Sequence[SplitRecord | None]) -> float:
-    """Mean number of branches, if all parts were at right angles: the sum of the branches' shares of the energy."""
     total = 0.0
     for split in splits:
         if split is not None:
@@ -223,44 +190,35 @@ def proxy_of(splits: Sequence[SplitRecord | None]) -> float:
     return total
 
 
-def check_chain(graph: Graph, additions: Sequence[Addition], names: Sequence[str]) -> None:
-    """Refuses blocks that don't follow one another: a path would have no number of branches."""
-    if not additions:
+def check_chain(execution: Execution) -> None:
+    """Refuse blocks that don't follow one another: a path would have no number of branches."""
+    if not execution.additions:
         raise RequestError("There are no residual additions: all paths are one, through every layer.")
-    after = post_dominators(graph)
-    for addition, name in zip(additions, names, strict=True):
-        if not is_passed(after, addition.fork, addition.node):
+    must_pass = post_dominated(execution.graph)
+    blocks = list(zip(execution.additions, execution.names, strict=True))
+    for addition, name in blocks:
+        if not must_pass(addition.fork, addition.node):
             raise RequestError(
                 f"The blocks are not a chain: what goes into {name} is used elsewhere too, as by a long skip or a"
-                " second head. Paths can be counted only where every way leads through the block's own addition."
+                " second head. Paths can be counted only where every one leads through the block's own addition."
             )
-    for (addition, name), (following, next_name) in itertools.pairwise(zip(additions, names, strict=True)):
-        if not is_passed(after, addition.node, following.fork):
+    for (addition, name), (following, next_name) in itertools.pairwise(blocks):
+        if not must_pass(addition.node, following.fork):
             raise RequestError(
-                f"The blocks are not a chain: from the sum of {name}, not every way leads through {next_name}. Paths"
+                f"The blocks are not a chain: from the sum of {name}, not every path leads through {next_name}. Paths"
                 " can be counted only where blocks follow one another."
             )
 
 
-def post_dominators(graph: Graph) -> list[int]:
-    """Of every node: the nearest later one that every way to the loss leads through."""
-    last = len(graph.nodes) - 1
-    after = [last] * len(graph.nodes)
-    for index in reversed(range(last)):
-        users = [consumer for consumer, _, _ in graph.users[index]]
-        found = users[0] if users else last
-        for other in users[1:]:
-            while found != other:
-                if found < other:
-                    found = after[found]
-                else:
-                    other = after[other]
-        after[index] = found
-    return after
+def post_dominated(graph: Graph) -> Callable[[int, int], bool]:
+    """Return whether every path from one node to the loss leads through another; from a node itself it does."""
+    last = len(graph.nodes) - 1  # the dominators of the graph read backwards, where node n is number last - n
+    users = [[last - edge.consumer for edge in graph.users[place]] for place in reversed(range(last + 1))]
+    after = [last - place for place in reversed(dominators(users))]
 
+    def must_pass(start: int, place: int) -> bool:
+        while start < place:
+            start = after[start]
+        return start == place
 
-def is_passed(after: Sequence[int], start: int, place: int) -> bool:
-    """Whether every way from one node to the loss leads through another; from a node itself it does."""
-    while start < place:
-        start = after[start]
-    return start == place
+    return must_pass

@@ -8,7 +8,8 @@ import torch
 
 from reslab.config import build, load_config
 from reslab.models.weights import load_own_weights
-from reslab.probe.depth import ENOUGH, fewer, measured
+from reslab.probe.batch import BatchLoss, first_samples
+from reslab.probe.depth import MAX_SAMPLES, measured
 from reslab.probe.paths import path_spectrum
 from reslab.probe.shattering import shattering
 from reslab.records import DepthRecord, RunFolder, encode, write_atomic
@@ -39,8 +40,8 @@ def record_depth(folder: RunFolder) -> dict[str, DepthRecord]:
 
 def depth_now(subject: Subject, batch: tuple[torch.Tensor, torch.Tensor]) -> DepthRecord:
     """Paths and shattering of a network as it is; a plain one has one path."""
-    model, loss = subject.model.train(), subject.task.loss
+    model, loss_of = subject.model.train(), BatchLoss(batch, subject.task.loss)
     missing: dict[str, str] = {}
-    paths = measured("paths", lambda: path_spectrum(model, fewer(batch, ENOUGH), loss), missing)
-    shattered = measured("shattering", lambda: shattering(model, batch), missing)
+    paths = measured("paths", lambda: path_spectrum(model, first_samples(loss_of, MAX_SAMPLES)), missing)
+    shattered = measured("shattering", lambda: shattering(model, batch[0]), missing)
     return DepthRecord(paths=paths, shattering=shattered, not_measured=missing)

@@ -10,8 +10,7 @@ import torch
 from reslab.config import RunConfig, build
 from reslab.data.prepare import Data, Place
 from reslab.probe.diagnose import Diagnosis, diagnose
-from reslab.probe.verdict.evidence import Evidence
-from reslab.probe.verdict.judge import judge
+from reslab.probe.verdict import Evidence, judge
 from reslab.records import LossRecord, ReadingRecord, RunFolder
 from reslab.run.assemble import build_subject
 from reslab.run.recorder import Display
