@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from reslab.errors import RequestError
 from reslab.models.catalog import create_model
+from reslab.probe._landscape import Hessian, largest_curvature
 from reslab.probe.batch import BatchLoss
-from reslab.probe.landscape import Hessian, largest_curvature
 
 mse, cross_entropy = nn.functional.mse_loss, nn.functional.cross_entropy
 

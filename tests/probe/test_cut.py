@@ -16,8 +16,8 @@ from torch.overrides import handle_torch_function, has_torch_function
 import reslab
 from reslab.errors import RequestError
 from reslab.models.graph import Graph
+from reslab.probe._cut import NumberedPass, survey
 from reslab.probe.batch import BatchLoss
-from reslab.probe.cut import Cut, Survey, survey
 from reslab.untouched import untouched
 
 
@@ -112,8 +112,8 @@ def test_what_is_left_is_the_other_side(form, side):
     model, expected = Form(written), Form(sides[side == "shortcut"])
     seen = survey(model, BatchLoss(POINTS, F.cross_entropy))
     (junction,) = seen.junctions
-    assert junction.why_not is None
-    cut = Cut(seen, {junction.call: getattr(junction, side)})
+    assert junction.why_not == ""
+    cut = NumberedPass(seen.calls, {junction.call: getattr(junction, side)})
     found = outcome(model, lambda: cut.run(model, BatchLoss(POINTS, F.cross_entropy)))
     wanted = outcome(expected, lambda: F.cross_entropy(expected(POINTS[0]), POINTS[1]))
     for got, want in zip(found, wanted, strict=True):
@@ -124,7 +124,7 @@ def test_what_is_left_is_the_other_side(form, side):
 def test_a_pass_in_which_nothing_is_cut_is_the_ordinary_one(form):
     model = Form(FORMS[form][0])
     seen = survey(model, BatchLoss(POINTS, F.cross_entropy))
-    found = outcome(model, lambda: Cut(seen, {}).run(model, BatchLoss(POINTS, F.cross_entropy)))
+    found = outcome(model, lambda: NumberedPass(seen.calls, {}).run(model, BatchLoss(POINTS, F.cross_entropy)))
     wanted = outcome(model, lambda: F.cross_entropy(model(POINTS[0]), POINTS[1]))
     assert all(torch.equal(got, want) for got, want in zip(found, wanted, strict=True))
     assert seen.loss == wanted[0]
@@ -132,11 +132,10 @@ def test_a_pass_in_which_nothing_is_cut_is_the_ordinary_one(form):
 
 def test_an_out_argument_is_written_to():
     x, b, out = torch.ones(2, 2), torch.full((2, 2), 3.0), torch.empty(2, 2)
-    seen = Survey(0.0, ("add",), ())
-    with Cut(seen, {0: 0}):
+    with NumberedPass(("add",), {0: 0}):
         assert torch.add(x, b, out=out) is out
     assert torch.equal(out, b)
-    with Cut(seen, {0: 1}):
+    with NumberedPass(("add",), {0: 1}):
         torch.add(x, b, out=b)
     assert torch.equal(b, x)
 
@@ -157,7 +156,7 @@ def test_an_activation_in_place_leaves_what_the_shortcut_shares_alone():
     (junction,) = seen.junctions
     for key in (junction.branch, junction.shortcut):
         with torch.no_grad():
-            loss = Cut(seen, {junction.call: key}).run(model, BatchLoss((points, None), loss_fn))
+            loss = NumberedPass(seen.calls, {junction.call: key}).run(model, BatchLoss((points, None), loss_fn))
         assert torch.equal(model.seen, points)
         left = points if key == junction.branch else model.branch(points)
         assert loss.item() == pytest.approx((left.relu().sum() + points.sum()).item(), rel=1e-5)
@@ -167,8 +166,8 @@ def left_over(model: nn.Module, data: tuple[Tensor, Tensor]) -> tuple[int, list[
     """How many blocks there are, and what is left of their additions in the twin's graph."""
     with untouched(model, is_training=True):
         seen = survey(model, BatchLoss(data, F.cross_entropy))
-    assert [junction.why_not for junction in seen.junctions] == [None] * len(seen.junctions)
-    cut = Cut(seen, {junction.call: junction.shortcut for junction in seen.junctions})
+    assert [junction.why_not for junction in seen.junctions] == [""] * len(seen.junctions)
+    cut = NumberedPass(seen.calls, {junction.call: junction.shortcut for junction in seen.junctions})
     with untouched(model, is_training=True):
         loss = cut.run(model, BatchLoss(data, F.cross_entropy))
         graph = Graph(loss.grad_fn, [get_gradient_edge(leaf).node for leaf in cut.seen.leaves])
@@ -227,7 +226,7 @@ def test_the_second_pass_follows_the_first_in_eval_mode_and_without_gradients():
     with untouched(model, is_training=False):
         seen = survey(model, BatchLoss(data, F.cross_entropy))
     with untouched(model, is_training=False), torch.no_grad():
-        loss = Cut(seen, {}, watched=[(len(seen.calls) - 1, 0)]).run(model, BatchLoss(data, F.cross_entropy))
+        loss = NumberedPass(seen.calls, {}, last=len(seen.calls) - 1).run(model, BatchLoss(data, F.cross_entropy))
     assert loss.item() == pytest.approx(seen.loss, rel=1e-6)
     assert len(seen.junctions) == 4
 
@@ -289,7 +288,7 @@ def test_a_pass_that_is_not_like_the_first_is_refused(first, second, sentence):
     seen = survey(model, BatchLoss(data, lambda out, _: out.sum()))
     (junction,) = seen.junctions
     with pytest.raises(RequestError, match=sentence):
-        Cut(seen, {junction.call: junction.branch}).run(model, BatchLoss(data, loss_fn))
+        NumberedPass(seen.calls, {junction.call: junction.branch}).run(model, BatchLoss(data, loss_fn))
 
 
 def test_names_and_forks_are_those_of_the_blocks():
@@ -311,5 +310,5 @@ def test_checkpointed_blocks_are_found_and_lined_up():
         seen = survey(model, BatchLoss(batch(), F.cross_entropy))
     assert len(seen.junctions) == 3
     with untouched(model, is_training=False), torch.no_grad():
-        loss = Cut(seen, {seen.junctions[-1].call: 0}).run(model, BatchLoss(batch(), F.cross_entropy))
+        loss = NumberedPass(seen.calls, {seen.junctions[-1].call: 0}).run(model, BatchLoss(batch(), F.cross_entropy))
     assert loss.item() != seen.loss

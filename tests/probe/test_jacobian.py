@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe.jacobian import Jacobian, jacobians, parts_of, singular_values, stage_names
+from reslab.probe._jacobian import jacobians, parts_of, singular_values, stage_names
 from reslab.probe.shattering import frozen_norms
 from reslab.untouched import untouched
 
@@ -94,8 +94,7 @@ def test_the_dense_jacobian_has_the_same_singular_values():
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["all", "layer1", "layer2"])
 def test_products_and_bidiagonalisation(place):
     model, inputs = net().eval(), vectors(3)
-    part = parts_of(model, inputs)[place]
-    jacobian = Jacobian(part)
+    jacobian = parts_of(model, inputs)[place]
     matrix = jacobian.dense()
     vector = torch.randn(jacobian.num_columns, dtype=torch.float64)
     torch.testing.assert_close(jacobian.times(vector), matrix @ vector, rtol=1e-12, atol=1e-12)
@@ -117,7 +116,7 @@ def test_as_many_steps_as_ranks_find_all_values(shape, dtype):
     """In single precision too, where rounding grows if it may."""
     torch.manual_seed(0)
     layer = nn.Linear(shape[1], shape[0], bias=False).to(dtype)
-    jacobian = Jacobian(parts_of(layer, torch.ones(1, shape[1], dtype=dtype))[0])
+    jacobian = parts_of(layer, torch.ones(1, shape[1], dtype=dtype))[0]
     values = torch.linalg.svdvals(layer.weight.detach().double())
     found = singular_values(jacobian, torch.Generator().manual_seed(0), num_steps=40)
     assert found == pytest.approx(values.tolist(), rel=1e-6 if dtype == torch.float64 else 1e-4)
@@ -199,7 +198,7 @@ def test_attention_written_by_hand():
     torch.manual_seed(0)
     model, inputs = nn.Sequential(Attention(), Attention()).double(), torch.randn(2, 3, 8).double()
     values = torch.linalg.svdvals(dense(model, inputs))
-    jacobian = Jacobian(parts_of(model, inputs)[0])
+    jacobian = parts_of(model, inputs)[0]
     assert singular_values(jacobian, torch.Generator().manual_seed(0), num_steps=48) == pytest.approx(values.tolist())
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from reslab.errors import RequestError
+from reslab.probe._landscape import noise_scale
 from reslab.probe.batch import BatchLoss
-from reslab.probe.landscape import noise_scale
 
 
 class Offset(nn.Module):

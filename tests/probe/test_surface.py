@@ -10,8 +10,8 @@ from torch import nn
 
 from reslab.errors import RequestError
 from reslab.models.catalog import create_model
+from reslab.probe._landscape import direction, loss_slice, positions_of
 from reslab.probe.batch import BatchLoss
-from reslab.probe.landscape import direction, loss_slice, positions_of
 
 mse, cross_entropy = nn.functional.mse_loss, nn.functional.cross_entropy
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
+from reslab.probe._cut import NumberedPass, cut_twin, survey
 from reslab.probe.batch import BatchLoss
-from reslab.probe.cut import Cut, cut_twin, survey
 from reslab.probe.reading import read
 from reslab.records import TwinRecord
 from reslab.untouched import untouched
@@ -71,7 +71,7 @@ def test_all_gradients_of_the_twin_are_those_of_the_plain_network(training):
     twin.load_state_dict(model.state_dict())
     with untouched(model, is_training=training):
         seen = survey(model, BatchLoss(DATA, F.cross_entropy))
-        cut = Cut(seen, {junction.call: junction.shortcut for junction in seen.junctions})
+        cut = NumberedPass(seen.calls, {junction.call: junction.shortcut for junction in seen.junctions})
         loss = cut.run(model, BatchLoss(DATA, F.cross_entropy))
         found = torch.autograd.grad(loss, list(model.parameters()))
     wanted = torch.autograd.grad(

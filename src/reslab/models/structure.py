@@ -7,7 +7,7 @@ one that is never used not at all. Shortcuts are those of the autograd graph tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -27,6 +27,7 @@ BLOCK_NAMES = {1: "SingleBlock", 2: "BasicBlock", 3: "Bottleneck"}
 """What our blocks are called elsewhere, by the convolutions of their branch."""
 
 Shape = tuple[int, ...]
+Layers = tuple[LayerRecord, ...]
 
 
 def read_structure(model: nn.Module, image_shape: Sequence[int], *, name: str = "") -> StructureRecord:
@@ -49,11 +50,14 @@ def read_structure(model: nn.Module, image_shape: Sequence[int], *, name: str = 
     execution = execute(model, tuple(image_shape))
     operations = count_operations(model, image_shape)
     units = join_rows(units_of(execution, operations))
-    stages = tuple(stage_record(key, found, execution) for key, found in group_by_stage(units) if found)
+    stages = tuple(stage_record(key, found) for key, found in group_by_stage(units) if found)
+    depth = sum(num_weighted(stage.layers) for stage in stages)  # those of shortcuts and attention don't count
+    for run in (run for stage in stages for run in stage.blocks):
+        depth += run.count * num_weighted(run.entry + run.branch + run.after)
     return StructureRecord(
         name=name or type(model).__name__,
         in_shape=tuple(image_shape),
-        depth=num_weighted_in_a_row(stages),
+        depth=depth,
         num_parameters=operations.num_parameters,
         macs=operations.macs,
         stages=stages,
@@ -77,7 +81,7 @@ class Join:
     """Tensors that became one.
 
     Args:
-        path: the module in whose own forward it happened; that of a layer is told as its parent's.
+        path: the module in whose own forward it happened; if that is a layer, its parent.
         maker: the innermost module that was running.
         addition: None for a concatenation.
     """
@@ -98,9 +102,8 @@ class LayerTrace(Trace):
         self.shapes: dict[str, tuple[Shape, Shape]] = {}
 
     def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        """A module has run; what runs inside a layer is not listed."""
         super().leave(module, inputs, output)
-        if not self.layers.isdisjoint(self.running[1:]):
+        if not self.layers.isdisjoint(self.running[1:]):  # what runs inside a layer is not listed
             return
         path, first = self.modules[module], next(iter(inputs), None)
         num_axes = 2 if isinstance(module, Block) and module.streams is not None else 1  # (n, N, C, *) or (N, C, *)
@@ -153,7 +156,6 @@ def prefixes(path: str) -> list[str]:
 
 
 def is_part(path: str, whole: str) -> bool:
-    """Whether a module is another or one of its parts."""
     return path == whole or path.startswith(f"{whole}.")
 
 
@@ -165,50 +167,21 @@ class Unit:
     """A block, or layers in a row.
 
     Args:
-        paths: name of the block, or of each layer.
-        modules: of these names.
-        calls: the layers that ran in it.
-        in_shape: of one sample.
-        out_shape: of one sample.
+        record: what it is; of layers in a row, all stand on the branch.
+        is_block: whether it is more than layers in a row.
+        last: name of its last layer, or of the block.
         size: resolution: of a block's result, and of the result of the first among layers, which pools may follow.
-        macs: for one sample.
     """
 
-    paths: tuple[str, ...]
-    modules: tuple[nn.Module, ...]
-    calls: list[Call]
-    in_shape: Shape
-    out_shape: Shape
+    record: BlockRecord
+    is_block: bool
+    last: str
     size: Shape
-    macs: int
-
-    def __add__(self, after: Unit) -> Unit:
-        return Unit(
-            self.paths + after.paths,
-            self.modules + after.modules,
-            self.calls + after.calls,
-            self.in_shape,
-            after.out_shape,
-            self.size,
-            self.macs + after.macs,
-        )
-
-    @property
-    def is_block(self) -> bool:
-        return not is_layer(self.modules[0])
-
-    @property
-    def num_parameters(self) -> int:
-        return sum(parameter.numel() for module in self.modules for parameter in module.parameters())
-
-    @property
-    def layers(self) -> list[LayerRecord]:
-        return layers_of(self.calls)
 
     @property
     def parent(self) -> str:
         """The top-level module that it is a part of; "" if it is one itself."""
-        first, _, rest = self.paths[0].partition(".")
+        first, _, rest = self.record.name.partition(".")
         return first if rest else ""
 
 
@@ -220,11 +193,38 @@ def units_of(execution: Execution, operations: Operations) -> Iterator[Unit]:
         wholes = (p for p in prefixes(call.path) if not isinstance(modules[p], nn.Sequential | nn.ModuleList))
         return next(wholes, call.path)
 
-    for path, calls in groupby(execution.trace.calls, key=unit_path):
+    for path, found in groupby(execution.trace.calls, key=unit_path):
+        module, calls = modules[path], list(found)
         in_shape, out_shape = execution.trace.shapes[path]
         cost = operations.by_module.get(path) if path else operations
-        macs = cost.macs if cost else 0
-        yield Unit((path,), (modules[path],), list(calls), in_shape, out_shape, out_shape[1:], macs)
+        record = BlockRecord(
+            name=path,
+            last=path,
+            count=1,
+            kind=LAYERS,
+            in_shape=in_shape,
+            out_shape=out_shape,
+            entry=(),
+            branch=layers_of(calls),
+            shortcut="none",
+            shortcut_layers=(),
+            junction="",
+            after=(),
+            num_parameters=sum(parameter.numel() for parameter in module.parameters()),
+            macs=cost.macs if cost else 0,
+        )
+        is_block = not is_layer(module)
+        yield Unit(as_block(record, module, calls, execution) if is_block else record, is_block, path, out_shape[1:])
+
+
+def layers_of(calls: Iterable[Call]) -> Layers:
+    """What they are; those that do nothing are left out."""
+    return tuple(call.layer for call in calls if call.layer)
+
+
+def num_weighted(layers: Iterable[LayerRecord]) -> int:
+    """Convolutions and linear layers among them."""
+    return sum(layer.kind in ("conv", "linear") for layer in layers)
 
 
 def join_rows(units: Iterable[Unit]) -> list[Unit]:
@@ -233,109 +233,68 @@ def join_rows(units: Iterable[Unit]) -> list[Unit]:
     for unit in units:
         before = rows[-1] if rows else unit
         is_next = bool(rows) and not before.is_block and not unit.is_block and before.parent == unit.parent
-        if is_next and not (num_weighted(before.layers) and num_weighted(unit.layers)):
-            rows[-1] += unit
-        else:
+        if not is_next or (num_weighted(before.record.branch) and num_weighted(unit.record.branch)):
             rows.append(unit)
+            continue
+        joined = replace(
+            before.record,
+            out_shape=unit.record.out_shape,
+            branch=before.record.branch + unit.record.branch,
+            num_parameters=before.record.num_parameters + unit.record.num_parameters,
+            macs=before.record.macs + unit.record.macs,
+        )
+        rows[-1] = replace(before, record=joined, last=unit.last)
     return rows
 
 
-def layers_of(calls: Iterable[Call]) -> list[LayerRecord]:
-    """What they are; those that do nothing are left out."""
-    return [call.layer for call in calls if call.layer]
-
-
-def num_weighted(layers: Iterable[LayerRecord]) -> int:
-    """Convolutions and linear layers among them."""
-    return sum(layer.kind in ("conv", "linear") for layer in layers)
-
-
-# ---- blocks
-
-
-@dataclass
-class Sides:
-    """A block's layers by the side they stand on; names and meanings are those of ``BlockRecord``."""
-
-    entry: list[LayerRecord] = field(default_factory=list)
-    branch: list[LayerRecord] = field(default_factory=list)
-    shortcut_layers: list[LayerRecord] = field(default_factory=list)
-    after: list[LayerRecord] = field(default_factory=list)
-    shortcut: str = "none"
-    junction: str = ""
-
-
-def sides_of(unit: Unit, execution: Execution) -> Sides:
-    """Which layer stands where, by the one addition that joins them.
+def as_block(record: BlockRecord, block: nn.Module, calls: list[Call], execution: Execution) -> BlockRecord:
+    """Find out which layer stands where, by the one addition that joins shortcut and branch.
 
     Without a join the block is plain; with several, or a concatenation, its sides are not told apart.
     """
-    path, block = unit.paths[0], unit.modules[0]
-    joins = [join for join in execution.joins if unit.is_block and is_part(join.path, path)]
-    own_junctions = (f"{path}.junction", f"{path}.streams") if isinstance(block, Block) else ()
-    addition = joins[0].addition if len(joins) == 1 and joins[0].path in (path, *own_junctions) else None
-    if addition is None or (addition.kind == "gated" and not isinstance(block, Block)):
-        end = [call.path for call in unit.calls].index(f"{path}.junction") if isinstance(block, Block) else None
-        branch, after = layers_of(unit.calls[:end]), layers_of(unit.calls[end:]) if end else []
-        return Sides(branch=branch, after=after, shortcut="inside" if joins else "none")
-    sides = Sides(junction=junction_text(block) if isinstance(block, Block) else "add")
-    for call in unit.calls:
-        place = -1 if call.node is None else execution.place.get(call.node, -1)
-        if call.layer is None or (joins[0].maker != path and is_part(call.path, joins[0].maker)):
-            continue
-        if place in addition.shortcut:
-            sides.shortcut_layers.append(call.layer)
-        elif place in addition.branch or place < 0:
-            sides.branch.append(call.layer)
-        else:
-            (sides.entry if place <= addition.fork else sides.after).append(call.layer)
-    sides.shortcut = shortcut_kind(sides.shortcut_layers, unit)
-    return sides
+    path, is_ours = record.name, isinstance(block, Block)
+    joins = [join for join in execution.joins if is_part(join.path, path)]
+    places = (path, f"{path}.junction", f"{path}.streams") if is_ours else (path,)
+    addition = joins[0].addition if len(joins) == 1 and joins[0].path in places else None
+    if addition is None or (addition.kind == "gated" and not is_ours):
+        end = [call.path for call in calls].index(f"{path}.junction") if is_ours else len(calls)
+        branch, after = layers_of(calls[:end]), layers_of(calls[end:])
+        record = replace(record, branch=branch, shortcut="inside" if joins else "none", after=after)
+    else:
+        found: dict[str, list[Call]] = {"entry": [], "branch": [], "shortcut_layers": [], "after": []}
+        for call in calls:
+            if joins[0].maker == path or not is_part(call.path, joins[0].maker):
+                found[side_of(call, addition, execution)].append(call)
+        sides: dict[str, Any] = {side: layers_of(some) for side, some in found.items()}
+        shortcut = shortcut_kind(sides["shortcut_layers"], record)
+        junction = junction_text(block) if isinstance(block, Block) else "add"
+        record = replace(record, shortcut=shortcut, junction=junction, **sides)
+    if is_ours:
+        return replace(record, kind=BLOCK_NAMES[num_weighted(record.branch)])
+    is_row = record.shortcut == "none" and num_weighted(record.branch) < 2  # such as convolution, norm and activation
+    return record if is_row else replace(record, kind=type(block).__name__)
 
 
-def shortcut_kind(layers: Sequence[LayerRecord], unit: Unit) -> str:
+def side_of(call: Call, addition: Addition, execution: Execution) -> str:
+    """Where a layer stands: in which field of ``BlockRecord``."""
+    place = -1 if call.node is None else execution.place.get(call.node, -1)
+    if place in addition.shortcut:
+        return "shortcut_layers"
+    if place in addition.branch or place < 0:
+        return "branch"
+    return "entry" if place <= addition.fork else "after"
+
+
+def shortcut_kind(layers: Layers, record: BlockRecord) -> str:
     """The kind of a shortcut by what runs on it, and by what it has to change."""
     kinds = {layer.kind for layer in layers}
     if not kinds:
         return "identity"
     if "conv" in kinds:
         return "projection_pool" if "pool" in kinds else "projection"
-    if unit.in_shape[:1] < unit.out_shape[:1]:
+    if record.in_shape[:1] < record.out_shape[:1]:
         return "zero_pad"
-    return "subsample" if unit.in_shape[1:] > unit.out_shape[1:] else "other"
-
-
-def block_record(unit: Unit, execution: Execution) -> BlockRecord:
-    """One block, or one row of layers."""
-    sides, block = sides_of(unit, execution), unit.modules[0]
-    num_convs = num_weighted(sides.branch)
-    if isinstance(block, Block):
-        kind = BLOCK_NAMES[num_convs]
-    else:  # a row may be one module, such as convolution, norm and activation
-        is_row = not unit.is_block or (sides.shortcut == "none" and num_convs < 2)
-        kind = LAYERS if is_row else type(block).__name__
-    return BlockRecord(
-        name=unit.paths[0],
-        last=unit.paths[0],
-        count=1,
-        kind=kind,
-        in_shape=unit.in_shape,
-        out_shape=unit.out_shape,
-        entry=tuple(sides.entry),
-        branch=tuple(sides.branch),
-        shortcut=sides.shortcut,
-        shortcut_layers=tuple(sides.shortcut_layers),
-        junction=sides.junction,
-        after=tuple(sides.after),
-        num_parameters=unit.num_parameters,
-        macs=unit.macs,
-    )
-
-
-def fold(blocks: Iterable[BlockRecord]) -> tuple[BlockRecord, ...]:
-    """Equal blocks in a row become one."""
-    runs = (list(found) for _, found in groupby(blocks, key=lambda block: replace(block, name="", last="")))
-    return tuple(replace(run[0], last=run[-1].name, count=len(run)) for run in runs)
+    return "subsample" if record.in_shape[1:] > record.out_shape[1:] else "other"
 
 
 # ---- stages
@@ -355,7 +314,7 @@ def group_by_stage(units: list[Unit]) -> Iterator[tuple[str, list[Unit]]]:
     places = [place for place, (_, found) in enumerate(spans) if any(unit.is_block for unit in found)]
     places = places or [place for place, (key, found) in enumerate(spans) if key and is_row_of_convs(found)]
     if not places:
-        num_maps = sum(len(unit.out_shape) > 1 for unit in units)
+        num_maps = sum(len(unit.record.out_shape) > 1 for unit in units)
         yield from (("stem", units[:num_maps]), ("head", units[num_maps:]))
         return
     first, last = places[0], places[-1] + 1
@@ -378,7 +337,7 @@ def split_ends(key: str, units: list[Unit]) -> list[list[Unit]]:
 
 def is_row_of_convs(units: list[Unit]) -> bool:
     """Whether several of them begin with a convolution, and end in maps."""
-    return num_weighted(units[0].layers) > 0 and len(units) > 1 and len(units[-1].out_shape) > 1
+    return num_weighted(units[0].record.branch) > 0 and len(units) > 1 and len(units[-1].record.out_shape) > 1
 
 
 def cut_by_resolution(units: list[Unit]) -> Iterator[list[Unit]]:
@@ -392,26 +351,22 @@ def cut_by_resolution(units: list[Unit]) -> Iterator[list[Unit]]:
 
 def range_name(units: list[Unit]) -> str:
     """Such as "features.2-4"."""
-    first, last = (".".join(path.split(".")[:2]) for path in (units[0].paths[0], units[-1].paths[-1]))
+    first, last = (".".join(path.split(".")[:2]) for path in (units[0].record.name, units[-1].last))
     return first if first == last else f"{first}-{last.rpartition('.')[2]}"
 
 
-def stage_record(name: str, units: list[Unit], execution: Execution) -> StageRecord:
-    """Stem, stage or head, of its units."""
+def stage_record(name: str, units: list[Unit]) -> StageRecord:
+    """Stem, stage or head: its layers, or its blocks with equal ones in a row folded."""
     is_end = name in ("stem", "head") and not any(unit.is_block for unit in units)
+    records = [unit.record for unit in units]
+    runs = [list(found) for _, found in groupby(records, key=lambda record: replace(record, name="", last=""))]
+    folded = tuple(replace(run[0], last=run[-1].name, count=len(run)) for run in runs)
     return StageRecord(
         name=name,
-        in_shape=units[0].in_shape,
-        out_shape=units[-1].out_shape,
-        layers=tuple(layer for unit in units for layer in unit.layers) if is_end else (),
-        blocks=() if is_end else fold(block_record(unit, execution) for unit in units),
-        num_parameters=sum(unit.num_parameters for unit in units),
-        macs=sum(unit.macs for unit in units),
+        in_shape=records[0].in_shape,
+        out_shape=records[-1].out_shape,
+        layers=tuple(layer for record in records for layer in record.branch) if is_end else (),
+        blocks=() if is_end else folded,
+        num_parameters=sum(record.num_parameters for record in records),
+        macs=sum(record.macs for record in records),
     )
-
-
-def num_weighted_in_a_row(stages: Iterable[StageRecord]) -> int:
-    """Convolutions and linear layers in a row; those of shortcuts and attention don't count."""
-    ends = sum(num_weighted(stage.layers) for stage in stages)
-    runs = [run for stage in stages for run in stage.blocks]
-    return ends + sum(run.count * num_weighted(run.entry + run.branch + run.after) for run in runs)

@@ -50,30 +50,24 @@ class BatchLoss:
         inputs, targets = self.batch
         return self.loss_fn(call(model, inputs), mapped(targets, with_graph))
 
-    @property
-    def num_samples(self) -> int:
-        """How many samples there are."""
-        return size_of(self.batch[0])
-
     def samples(self, index: Tensor) -> BatchLoss:
-        """The loss of some samples; ``index`` is (n,)."""
+        """Return the loss of some samples; ``index`` is (n,)."""
         inputs, targets = self.batch
-        return BatchLoss((chosen(inputs, index), chosen(targets, index, count=self.num_samples)), self.loss_fn)
+        return BatchLoss((chosen(inputs, index), chosen(targets, index, count=size_of(inputs))), self.loss_fn)
 
 
 def first_samples(loss_of: LossOf, count: int) -> LossOf:
     """Return the loss of the first samples, at most ``count``; of all of them where they can't be taken apart."""
-    if not isinstance(loss_of, BatchLoss) or loss_of.num_samples <= count:
+    if not isinstance(loss_of, BatchLoss) or size_of(loss_of.batch[0]) <= count:
         return loss_of
     return loss_of.samples(torch.arange(count))
 
 
 def inputs_of(model: nn.Module, loss_of: LossOf) -> Any:
-    """Return what the model is given first, by a pass that leaves no trace where it isn't known."""
+    """Return what the model is given first; where that isn't known, by a pass that leaves no trace."""
     if isinstance(loss_of, BatchLoss):
         return loss_of.batch[0]
-    seen = ModelCall()
-    with untouched(model), torch.no_grad(), seen.hooked(model):
+    with untouched(model), torch.no_grad(), ModelCall().hooked(model) as seen:
         loss_of(model)
     return seen.inputs
 
@@ -175,11 +169,9 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(value)
     if isinstance(value, Mapping):
         return {key: mapped(item, change) for key, item in value.items()}
-    if isinstance(value, list):
-        return [mapped(item, change) for item in value]
-    if isinstance(value, tuple):
+    if isinstance(value, list | tuple):
         items = [mapped(item, change) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        return items if isinstance(value, list) else type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     return value
 
 
@@ -198,12 +190,9 @@ def size_of(inputs: Any) -> int:
 
 
 def chosen(inputs: Any, index: Tensor, *, count: int | None = None) -> Any:
-    """Return copies of some samples of a nest; what isn't as long as there are samples belongs to all of them.
+    """Return copies of some samples, (n,), of a nest; what isn't as long as there are samples belongs to all of them.
 
-    Args:
-        inputs: the nest, of inputs or of targets.
-        index: of the samples, (n,).
-        count: how many samples there are; by default ``size_of(inputs)``.
+    ``count`` is how many samples there are; by default ``size_of(inputs)``.
     """
     count = size_of(inputs) if count is None else count
 
@@ -222,15 +211,14 @@ def check_model(model: nn.Module) -> None:
         raise RequestError(f"Expected a torch.nn.Module, got a {type(model).__name__}.")
     if isinstance(model, torch.jit.ScriptModule):
         raise RequestError("A scripted model hides its operations. Pass the model that it was made from.")
-    parameters = list(model.parameters())
-    tensors = [*parameters, *model.buffers()]
+    tensors = [*model.parameters(), *model.buffers()]
     if any(tensor.is_meta for tensor in tensors):
         raise RequestError("The model is on the meta device: it has shapes but no values. Load its weights first.")
     if any(tensor.is_quantized for tensor in tensors):
         raise RequestError("The model is quantised: it has no gradients. Pass the model that it was made from.")
     if any(tensor.is_inference() for tensor in tensors):
         raise RequestError("The model was made under inference_mode: its weights can't have gradients.")
-    if not any(parameter.requires_grad for parameter in parameters):
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         raise RequestError("Nothing in the model asks for a gradient: call requires_grad_(True) on what is to train.")
 
 

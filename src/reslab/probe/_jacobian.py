@@ -18,7 +18,6 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,14 +48,12 @@ def jacobians(
 ) -> tuple[JacobianRecord, ...]:
     """Measure how the network stretches small changes: all of it, then each stage in the order of the blocks.
 
-    A stage is a run of blocks whose sums have the same shape, from the fork of the first one to the activation after
-    the last one's sum, or to that sum; from a token's embedding on, where inputs are words. Batch norms are frozen to
-    the statistics of the whole batch, and dropout is off, whatever mode the model is in: samples don't depend on
-    each other, and the singular values are those of some of them side by side. In train mode the gradient of the
-    batch would also lose what batch norm takes from it.
+    Batch norms are frozen to the statistics of the whole batch, and dropout is off, whatever mode the model is in:
+    samples don't depend on each other, and the singular values are those of some of them side by side. In train mode
+    the gradient of the batch would also lose what batch norm takes from it. The model is left as it was.
 
     Args:
-        model: any; it is left as it was, bit for bit.
+        model: any.
         inputs: of the model; their first dimension counts samples.
         num_directions: of the output, at random, that ``mean_square`` is a mean over.
         num_steps: of the bidiagonalisation; as many singular values come of it, or fewer if there are no more. What
@@ -68,44 +65,43 @@ def jacobians(
 
     Raises:
         RequestError: if the outputs don't depend on the inputs, or the Jacobian isn't finite.
-
-    Example:
-        >>> layer = nn.Linear(2, 2, bias=False)
-        >>> _ = layer.load_state_dict({"weight": torch.tensor([[3.0, 0.0], [0.0, 4.0]])})
-        >>> [round(value, 4) for value in jacobians(layer, torch.ones(1, 2))[0].singular_values]
-        [4.0, 3.0]
     """
     for name, count in {"num_directions": num_directions, "num_steps": num_steps, "num_samples": num_samples}.items():
         if count < 1:
             raise RequestError(f"{name} is {count}; expected at least 1.")
+    generator = torch.Generator().manual_seed(seed)
     with untouched(model), torch.enable_grad():
         with frozen_norms(model, inputs):
             some = chosen(inputs, torch.arange(size_of(inputs))[:num_samples])
             parts = parts_of(model, some)
-        generator = torch.Generator().manual_seed(seed)
         return tuple(
-            measured(part, num_directions=num_directions, num_steps=num_steps, generator=generator) for part in parts
+            record_of(part, generator, num_directions=num_directions, num_steps=num_steps, num_samples=size_of(some))
+            for part in parts
         )
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part of a network, on the graph of one forward pass.
+def record_of(
+    part: Jacobian, generator: torch.Generator, *, num_directions: int, num_steps: int, num_samples: int
+) -> JacobianRecord:
+    if part.num_rows <= min(2 * num_steps, MAX_VALUES // part.num_columns):
+        values = svdvals(part.dense(), part.name)
+        mean_square = sum(value**2 for value in values) / part.num_rows
+    else:
+        directions = (part.direction(generator, part.num_rows) for _ in range(num_directions))
+        images = [part.transposed(direction).double().square().sum() for direction in directions]
+        mean_square = torch.stack(images).mean().item()
+        num_steps = min(num_steps, max(2, MAX_VALUES // (part.num_rows + part.num_columns)))
+        try:
+            values = singular_values(part, generator, num_steps=num_steps)
+        except NoSecondDerivative:
+            values = []
+    return JacobianRecord(part.name, mean_square, values[0] if values else math.nan, tuple(values), num_samples)
 
-    Args:
-        name: of it.
-        starts: edges that stand for its input.
-        ends: edges that stand for its output.
-        num_samples: that went through.
-    """
 
-    name: str
-    starts: tuple[GradientEdge, ...]
-    ends: tuple[GradientEdge, ...]
-    num_samples: int
+# ---- the parts of a network
 
 
-def parts_of(model: nn.Module, inputs: Any) -> list[Part]:
+def parts_of(model: nn.Module, inputs: Any) -> list[Jacobian]:
     """The whole network and its stages, after a forward pass."""
     outputs: list[Tensor] = []
 
@@ -117,30 +113,29 @@ def parts_of(model: nn.Module, inputs: Any) -> list[Part]:
 
     with sdpa_kernel(SDPBackend.MATH):  # fused attention can't be differentiated twice
         execution = execute(model, total)
-    graph, count = execution.graph, size_of(inputs)
-    starts = tuple(GradientEdge(graph.nodes[place], 0) for place in graph.sources)
+    starts = [GradientEdge(execution.graph.nodes[place], 0) for place in execution.graph.sources]
     if not starts:
         raise RequestError("The outputs don't depend on the inputs: there is no Jacobian.")
-    whole = Part("all", starts, tuple(map(get_gradient_edge, outputs)), count)
-    return [whole, *stages(execution, count)]
+    return [Jacobian("all", starts, list(map(get_gradient_edge, outputs))), *stages(execution)]
 
 
-def stages(execution: Execution, num_samples: int) -> list[Part]:
-    """Runs of blocks whose sums have one shape, each going on from the one before."""
+def stages(execution: Execution) -> list[Jacobian]:
+    """Runs of blocks whose sums have one shape, each going on from the one before.
+
+    A stage goes from the fork of its first block to the activation after the last one's sum, or to that sum.
+    """
     graph, runs = execution.graph, list[list[tuple[Addition, str]]]()
     for addition, name in zip(execution.additions, execution.names, strict=True):
         if runs and goes_on(graph, runs[-1][-1][0], addition):
             runs[-1].append((addition, name))
         else:
             runs.append([(addition, name)])
-    titles = stage_names([[name for _, name in run] for run in runs])
     parts = []
-    for title, run in zip(titles, runs, strict=True):
+    for title, run in zip(stage_names([[name for _, name in run] for run in runs]), runs, strict=True):
         first, last = run[0][0], run[-1][0]
         mask = graph.activation_after(last)
-        end = graph.nodes[last.node if mask is None else mask]
         start = GradientEdge(graph.nodes[first.fork], first.output)
-        parts.append(Part(title, (start,), (GradientEdge(end, 0),), num_samples))
+        parts.append(Jacobian(title, [start], [GradientEdge(graph.nodes[last.node if mask is None else mask], 0)]))
     return parts
 
 
@@ -172,16 +167,25 @@ def stage_names(runs: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+# ---- products and singular values
+
+
+class NoSecondDerivative(RuntimeError):
+    """Something in the model can be differentiated once only."""
+
+
 class Jacobian:
-    """The matrix (O, I) of a part, by its products with vectors.
+    """The matrix (O, I) of a part, by its products with vectors; the graph stays whole.
 
     Args:
-        part: whose it is; its graph stays whole.
+        name: of the part.
+        starts: edges that stand for its input.
+        ends: edges that stand for its output.
     """
 
-    def __init__(self, part: Part) -> None:
-        self.part = part
-        inputs, outputs = ([edge.node._input_metadata[edge.output_nr] for edge in e] for e in (part.starts, part.ends))
+    def __init__(self, name: str, starts: Sequence[GradientEdge], ends: Sequence[GradientEdge]) -> None:
+        self.name, self.starts, self.ends = name, starts, ends
+        inputs, outputs = ([edge.node._input_metadata[edge.output_nr] for edge in side] for side in (starts, ends))
         self.shapes = [torch.Size(each.shape) for each in inputs]
         self.cotangents = [
             torch.zeros(tuple(each.shape), dtype=each.dtype, device=each.device, requires_grad=True) for each in outputs
@@ -193,10 +197,9 @@ class Jacobian:
         self.num_columns = sum(shape.numel() for shape in self.shapes)
 
     def direction(self, generator: torch.Generator, size: int) -> Tensor:
-        """A random vector of so many values, of length 1."""
+        """A random vector of length 1."""
         vector = torch.randn(size, generator=generator).to(self.vector)
-        unit: Tensor = vector / vector.norm()
-        return unit
+        return vector.div(vector.norm())
 
     def dense(self) -> Tensor:
         """All of it, (O, I): one product for each row."""
@@ -208,10 +211,8 @@ class Jacobian:
         pieces = vector.split([cotangent.numel() for cotangent in self.cotangents])
         cotangents = [piece.view(c.shape).to(c) for piece, c in zip(pieces, self.cotangents, strict=True)]
         found = self._pull(cotangents, retain_graph=True)
-        parts = (
-            vector.new_zeros(shape) if part is None else part for part, shape in zip(found, self.shapes, strict=True)
-        )
-        return in_one_row(parts, vector)
+        pairs = zip(found, self.shapes, strict=True)
+        return in_one_row((vector.new_zeros(shape) if part is None else part for part, shape in pairs), vector)
 
     def times(self, vector: Tensor) -> Tensor:
         """The product: (I) -> (O)."""
@@ -227,43 +228,20 @@ class Jacobian:
             return vector.new_zeros(self.num_rows)
         outputs, tangents = zip(*pairs, strict=True)
         try:
-            found = torch.autograd.grad(outputs, self.cotangents, tangents, retain_graph=True, allow_unused=True)
+            found = torch.autograd.grad(outputs, self.cotangents, tangents, retain_graph=True, materialize_grads=True)
         except RuntimeError as error:
             if "not implemented" not in str(error) and "once_differentiable" not in str(error):
                 raise
             raise NoSecondDerivative(str(error)) from error
-        parts = (torch.zeros_like(c) if part is None else part for part, c in zip(found, self.cotangents, strict=True))
-        return in_one_row(parts, vector)
+        return in_one_row(found, vector)
 
     def _pull(self, cotangents: Sequence[Tensor], **options: bool) -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(self.part.ends, self.part.starts, cotangents, allow_unused=True, **options)
+        return torch.autograd.grad(self.ends, self.starts, cotangents, allow_unused=True, **options)
 
 
 def in_one_row(tensors: Iterable[Tensor], vector: Tensor) -> Tensor:
     """All values, of the type and on the device of ``vector``."""
     return torch.cat([tensor.detach().reshape(-1).to(vector) for tensor in tensors])
-
-
-class NoSecondDerivative(RuntimeError):
-    """Something in the model can be differentiated once only."""
-
-
-def measured(part: Part, *, num_directions: int, num_steps: int, generator: torch.Generator) -> JacobianRecord:
-    """The record of one part."""
-    jacobian = Jacobian(part)
-    if jacobian.num_rows <= min(2 * num_steps, MAX_VALUES // jacobian.num_columns):
-        values = svdvals(jacobian.dense(), part.name)
-        mean_square = sum(value**2 for value in values) / jacobian.num_rows
-    else:
-        directions = (jacobian.direction(generator, jacobian.num_rows) for _ in range(num_directions))
-        images = [jacobian.transposed(direction).double().square().sum() for direction in directions]
-        mean_square = torch.stack(images).mean().item()
-        num_steps = min(num_steps, max(2, MAX_VALUES // (jacobian.num_rows + jacobian.num_columns)))
-        try:
-            values = singular_values(jacobian, generator, num_steps=num_steps)
-        except NoSecondDerivative:
-            values = []
-    return JacobianRecord(part.name, mean_square, values[0] if values else math.nan, tuple(values), part.num_samples)
 
 
 def singular_values(jacobian: Jacobian, generator: torch.Generator, *, num_steps: int) -> list[float]:
@@ -296,7 +274,7 @@ def singular_values(jacobian: Jacobian, generator: torch.Generator, *, num_steps
     matrix = torch.diag(torch.stack(diagonal).double())
     if above:
         matrix += torch.diag(torch.stack(above).double(), 1)
-    return svdvals(matrix, jacobian.part.name)
+    return svdvals(matrix, jacobian.name)
 
 
 def svdvals(matrix: Tensor, name: str) -> list[float]:

@@ -26,7 +26,7 @@ from reslab.errors import RequestError
 from reslab.models.graph import in_order
 from reslab.probe._forward import node_of
 from reslab.probe._norms import dot
-from reslab.probe.batch import BatchLoss, LossOf, ModelCall, check_loss, check_model
+from reslab.probe.batch import BatchLoss, LossOf, ModelCall, check_loss, check_model, size_of
 from reslab.records import CurvatureRecord, SliceRecord
 from reslab.untouched import untouched
 
@@ -56,11 +56,10 @@ def loss_slice(
 
     The same seed moves two networks along the same direction if the shapes of their weights are the same, in the same
     order, as those of plain and residual twins are. Random numbers, such as dropout's, are the same at every point, and
-    so are the buffers that the forward pass begins with. A model in train mode that holds some layers in eval mode
-    keeps them there.
+    so are the buffers that the forward pass begins with. A loss that is not finite is noted as it is.
 
     Args:
-        model: any, on the batch's device.
+        model: any, on the batch's device. In train mode it keeps the layers that it holds in eval mode.
         loss_of: runs it on one batch up to the loss.
         name: noted in the record.
         span: how far to go; 1 is as far as the weights are from 0.
@@ -70,15 +69,7 @@ def loss_slice(
         seed: of the direction, and of what the network draws.
 
     Raises:
-        RequestError: if the model can't be moved, the loss isn't a scalar, or an argument is out of range. A loss that
-            is not finite is no error; it is noted as it is.
-
-    Example:
-        >>> model = nn.Linear(1, 1, bias=False)
-        >>> _ = nn.init.constant_(model.weight, 2.0)
-        >>> batch_loss = BatchLoss((torch.ones(1, 1), torch.zeros(1, 1)), nn.functional.mse_loss)
-        >>> sorted(loss_slice(model, batch_loss, num_points=3).losses)  # the weight at 0, 2 and 4
-        [0.0, 4.0, 16.0]
+        RequestError: if the model can't be moved, the loss isn't a scalar, or an argument is out of range.
     """
     check_model(model)
     if norms not in get_args(Norms):
@@ -89,12 +80,8 @@ def loss_slice(
         )
     positions, losses = positions_of(span, num_points), []
     with untouched(model, is_training=norms == "batch"), torch.no_grad():
-        drawn = direction(model, torch.Generator().manual_seed(seed))
-        moved = [
-            (weight, weight.clone(), way)
-            for weight, way in zip(model.parameters(), drawn, strict=True)
-            if way is not None
-        ]
+        drawn = zip(model.parameters(), direction(model, torch.Generator().manual_seed(seed)), strict=True)
+        moved = [(weight, weight.clone(), way) for weight, way in drawn if way is not None]
         buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         for position in positions:
             for weight, start, way in moved:
@@ -108,12 +95,7 @@ def loss_slice(
 
 
 def positions_of(span: float, num_points: int) -> tuple[float, ...]:
-    """Evenly from ``-span`` to ``span``, exactly 0 in the middle.
-
-    Example:
-        >>> positions_of(1.0, 5)
-        (-1.0, -0.5, 0.0, 0.5, 1.0)
-    """
+    """Evenly from ``-span`` to ``span``, exactly 0 in the middle."""
     if num_points < 3 or num_points % 2 == 0:
         raise RequestError(
             f"num_points is odd and at least 3, so that the network itself is in the middle; got {num_points}."
@@ -168,7 +150,7 @@ def largest_curvature(
     The Hessian is that of the batch's loss, in train mode: batch norm is differentiated through the batch's own
     statistics. There is one forward pass, so that dropout and the like are drawn once; its graph and that of the
     gradient are kept until the end, about three times the memory of a training step. Attention runs by torch's plain
-    kernel, since the fused ones have no second derivative.
+    kernel, since the fused ones have no second derivative. The model is left as it was.
 
     It is found by power iteration. A Rayleigh quotient approaches an eigenvalue slowly where the next one is nearly as
     large, and not at all where one of opposite sign is: ``residual`` says how far off it can be, and ``has_converged``
@@ -176,7 +158,7 @@ def largest_curvature(
     is found at their kinks.
 
     Args:
-        model: any; it is left as it was, bit for bit.
+        model: any.
         loss_of: runs it on one batch up to the loss.
         iterations: at most.
         tolerance: relative, of the estimate.
@@ -184,12 +166,6 @@ def largest_curvature(
 
     Raises:
         RequestError: if the model can't be read, or one of its operations can't be differentiated twice.
-
-    Example:
-        >>> model = nn.Linear(2, 1, bias=False)
-        >>> batch_loss = BatchLoss((torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.zeros(2, 1)), nn.functional.mse_loss)
-        >>> round(largest_curvature(model, batch_loss).largest, 3)  # x'x is diag(9, 1)
-        9.0
     """
     if iterations < 2 or not 0 < tolerance < 1:
         raise RequestError(f"iterations is 2 or more, tolerance lies in (0, 1); got {iterations} and {tolerance}.")
@@ -204,10 +180,6 @@ def largest_curvature(
 
 class Hessian:
     """Of a loss, over the parameters that train; never written out, only multiplied with.
-
-    Args:
-        model: whose parameters.
-        loss: its, with a graph.
 
     Raises:
         RequestError: if the loss isn't a scalar, or a part of its graph can't be differentiated twice.
@@ -306,19 +278,10 @@ def noise_scale(model: nn.Module, loss_of: LossOf) -> float:
     """Estimate the batch size at which the gradient's noise is as large as itself: the simple noise scale, in samples.
 
     It is the trace of the samples' gradient covariance over the squared gradient; infinite where the noise hides the
-    gradient altogether. In train mode; the model is left as it was.
-
-    Args:
-        model: any.
-        loss_of: a ``BatchLoss`` whose loss is the mean over the samples.
+    gradient altogether. In train mode; the loss is to be the mean over the samples. The model is left as it was.
 
     Raises:
         RequestError: if there are too few samples for four parts of two, or they can't be taken apart.
-
-    Example:
-        >>> batch_loss = BatchLoss((torch.ones(8, 3), torch.zeros(8, 1)), nn.functional.mse_loss)
-        >>> noise_scale(nn.Linear(3, 1, bias=False), batch_loss)
-        0.0
 
     Reference:
         McCandlish et al. 2018, arXiv:1812.06162, appendix A.1.
@@ -331,7 +294,7 @@ def noise_scale(model: nn.Module, loss_of: LossOf) -> float:
         raise RequestError(
             "The gradient's noise needs the samples of the batch, which is no pair of inputs and targets."
         )
-    size = loss_of.num_samples
+    size = size_of(loss_of.batch[0])
     part = size // NUM_PARTS
     if part < 2:
         raise RequestError(f"{size} samples are too few for the noise of the gradient; it needs {2 * NUM_PARTS}.")
