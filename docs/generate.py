@@ -24,7 +24,7 @@ from reslab.models.catalog import MODELS, create_model
 from reslab.models.families import cifar
 from reslab.models.structure import read_structure
 from reslab.models.table import CATALOG_FILE, catalog_rows, describe_model, image_shape
-from reslab.probe.verdict import RULES
+from reslab.probe import RULES
 from reslab.records import (
     EpochRecord,
     Evaluation,

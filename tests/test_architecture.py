@@ -9,8 +9,8 @@ import pytest
 import reslab
 from reslab.config import FLAGS, leaves
 from reslab.models.catalog import create_model, list_models
-from reslab.probe.diagnose import diagnose
-from reslab.probe.watch import watch
+from reslab.probe.diagnosis import diagnose
+from reslab.probe.training import watch
 from reslab.weights.load import load_weights
 
 ROOT = Path(__file__).parent.parent

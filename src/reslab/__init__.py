@@ -9,16 +9,16 @@ __all__ = ["__version__", "create_model", "diagnose", "list_models", "load_weigh
 
 if TYPE_CHECKING:
     from reslab.models.catalog import create_model, list_models
-    from reslab.probe.diagnose import diagnose
-    from reslab.probe.watch import watch
+    from reslab.probe.diagnosis import diagnose
+    from reslab.probe.training import watch
     from reslab.weights.load import load_weights
 
 HOMES = {
     "create_model": "reslab.models.catalog",
-    "diagnose": "reslab.probe.diagnose",
+    "diagnose": "reslab.probe.diagnosis",
     "list_models": "reslab.models.catalog",
     "load_weights": "reslab.weights.load",
-    "watch": "reslab.probe.watch",
+    "watch": "reslab.probe.training",
 }
 
 

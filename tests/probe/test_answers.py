@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reslab.probe.diagnose import diagnose
-from reslab.probe.reading import count_answers
+from reslab.probe._reading import count_answers
+from reslab.probe.diagnosis import diagnose
 
 
 class Says(nn.Module):

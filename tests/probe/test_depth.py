@@ -16,7 +16,7 @@ from reslab.probe.batch import BatchLoss, first_samples
 
 
 @pytest.fixture(scope="module")
-def full() -> reslab.probe.diagnose.Diagnosis:
+def full() -> reslab.probe.diagnosis.Diagnosis:
     torch.manual_seed(0)
     return reslab.diagnose(reslab.create_model("resnet14", 3), batch(12), F.cross_entropy, depth="full", twin=True)
 

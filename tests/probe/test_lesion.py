@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import reslab
 from reslab.errors import RequestError
 from reslab.probe._cut import lesions
+from reslab.probe._reading import read
 from reslab.probe.batch import BatchLoss
-from reslab.probe.reading import read
 from reslab.untouched import untouched
 
 DATA = batch(side=32)

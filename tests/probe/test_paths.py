@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
+from reslab.probe._paths import path_spectrum
 from reslab.probe.batch import BatchLoss
-from reslab.probe.paths import path_spectrum
 from reslab.records import PathRecord
 
 

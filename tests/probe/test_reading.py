@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
+from reslab.probe._reading import read
 from reslab.probe.batch import BatchLoss
-from reslab.probe.reading import read
 from reslab.untouched import untouched
 
 

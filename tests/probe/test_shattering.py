@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe.shattering import frozen_norms, half_of, shattering
+from reslab.probe._shattering import frozen_norms, half_of, shattering
 from reslab.records import ShatteringRecord
 from reslab.untouched import untouched
 

@@ -14,9 +14,9 @@ from torch import nn
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe.diagnose import diagnose
-from reslab.probe.verdict import Evidence, judge
-from reslab.probe.watch import StepReadings, evenly, step_readings, watch
+from reslab.probe.diagnosis import diagnose
+from reslab.probe.rules import Evidence, judge
+from reslab.probe.training import StepReadings, evenly, step_readings, watch
 from reslab.tasks.classify import Classify
 from reslab.train.fit import Recorder, fit
 from reslab.train.options import FitOptions

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import reslab
 from reslab.errors import RequestError
 from reslab.probe._cut import NumberedPass, cut_twin, survey
+from reslab.probe._reading import read
 from reslab.probe.batch import BatchLoss
-from reslab.probe.reading import read
 from reslab.records import TwinRecord
 from reslab.untouched import untouched
 

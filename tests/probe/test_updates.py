@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reslab.probe.watch import Watch, watch
+from reslab.probe.training import Watch, watch
 from reslab.records import ReadingRecord, UpdateRecord
 from reslab.train.lamb import Lamb
 

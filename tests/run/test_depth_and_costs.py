@@ -10,7 +10,7 @@ from torch import nn
 from reslab.config import ModelConfig, TrainConfig
 from reslab.errors import RequestError
 from reslab.models.weights import load_own_weights
-from reslab.probe.shattering import shattering
+from reslab.probe import shattering
 from reslab.records import RunFolder
 from reslab.run.assemble import build_subject
 from reslab.run.costs import kept_mib, record_costs, step_ratio

@@ -1,7 +1,7 @@
 """Rules about the network: what goes in and comes out, the values, the gradient along the depth, the shortcuts.
 
 Gradients are judged by profiles, never by limits for single numbers: one of 1e-9 may be healthy and one of 1 sick. What
-counts is how it changes from block to block. Each rule's id and texts stand in the table of ``verdict.py``.
+counts is how it changes from block to block. Each rule's id and texts stand in the table of ``rules.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rules about the training: what the optimiser makes of the gradient, and what labels, precision and norms do to it.
 
-Each rule's id and texts stand in the table of ``verdict.py``.
+Each rule's id and texts stand in the table of ``rules.py``.
 """
 
 from __future__ import annotations

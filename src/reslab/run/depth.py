@@ -8,10 +8,7 @@ import torch
 
 from reslab.config import build, load_config
 from reslab.models.weights import load_own_weights
-from reslab.probe.batch import BatchLoss, first_samples
-from reslab.probe.depth import MAX_SAMPLES, measured
-from reslab.probe.paths import path_spectrum
-from reslab.probe.shattering import shattering
+from reslab.probe import MAX_SAMPLES, BatchLoss, first_samples, measured, path_spectrum, shattering
 from reslab.records import DepthRecord, RunFolder, encode, write_atomic
 from reslab.run.assemble import Subject, build_subject
 from reslab.run.diagnose import first_batch

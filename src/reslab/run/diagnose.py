@@ -9,8 +9,7 @@ import torch
 
 from reslab.config import RunConfig, build
 from reslab.data.prepare import Data, Place
-from reslab.probe.diagnose import Diagnosis, diagnose
-from reslab.probe.verdict import Evidence, judge
+from reslab.probe import Diagnosis, Evidence, diagnose, judge
 from reslab.records import LossRecord, ReadingRecord, RunFolder
 from reslab.run.assemble import build_subject
 from reslab.run.recorder import Display
@@ -24,7 +23,7 @@ def diagnose_config(
 
     Args:
         config: of the training.
-        depth: see ``reslab.probe.diagnose.diagnose``.
+        depth: see ``reslab.probe.diagnose``.
         twin: the same.
         display: told about notes.
 
@@ -56,7 +55,7 @@ def diagnose_run(
         weights: see ``open_run``.
         data_dir: where its data lies now.
         device: see ``config.build.device``.
-        depth: of the network as it is now; see ``reslab.probe.diagnose.diagnose``.
+        depth: of the network as it is now; see ``reslab.probe.diagnose``.
         twin: the same.
 
     Raises:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from reslab.errors import RequestError
-from reslab.probe.verdict import Evidence, NotChecked, flow_profile, judge
+from reslab.probe import Evidence, NotChecked, flow_profile, judge
 from reslab.records import (
     EpochRecord,
     LossRecord,

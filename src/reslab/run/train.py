@@ -12,7 +12,7 @@ from reslab.data.prepare import Data, Place, check_classes
 from reslab.distributed import launched_ranks, local_device, process_group
 from reslab.errors import RequestError
 from reslab.models.weights import save_weights
-from reslab.probe.watch import step_readings
+from reslab.probe import step_readings
 from reslab.records import Evaluation, RunFolder, RunRecord, encode, write_atomic
 from reslab.report.page import write_page
 from reslab.run.assemble import Parts, assemble

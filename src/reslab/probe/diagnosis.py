@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reslab.errors import RequestError
+from reslab.probe._evidence import Evidence
+from reslab.probe._reading import read
 from reslab.probe.batch import BatchLoss, LossFn, LossOf, ModelCall, check_model
 from reslab.probe.depth import measure_depth
-from reslab.probe.reading import read
-from reslab.probe.verdict import Evidence, judge
+from reslab.probe.rules import judge
 from reslab.records import (
     BlockFlowRecord,
     DepthRecord,

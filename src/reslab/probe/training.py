@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from reslab.errors import RequestError
+from reslab.probe._evidence import Evidence
+from reslab.probe._reading import Reader, unscaled
 from reslab.probe._updates import UpdateFollower, copies_of, step_taken, total_norm, with_step
 from reslab.probe.batch import Arguments, check_model, size_of
-from reslab.probe.diagnose import Diagnosis, facts_of, name_of
-from reslab.probe.reading import Reader, unscaled
-from reslab.probe.verdict import Evidence, judge
+from reslab.probe.diagnosis import Diagnosis, facts_of, name_of
+from reslab.probe.rules import judge
 from reslab.records import LossRecord, ReadingRecord
 
 RunBackward: TypeAlias = Callable[..., None]

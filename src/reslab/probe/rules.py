@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from reslab.probe import _network_rules as network
-from reslab.probe import _training_rules as training
-from reslab.probe._evidence import Evidence, Found, NotChecked, flow_profile
+import reslab.probe._network_rules as network
+import reslab.probe._training_rules as training
+from reslab.probe._evidence import Evidence, Found, NotChecked
 from reslab.records import SEVERITIES, FindingRecord, Severity, VerdictRecord
-
-__all__ = ["RULES", "Evidence", "NotChecked", "Rule", "flow_profile", "judge"]
 
 Basis = Literal["literature", "tool", "measured", "heuristic"]
 Scope = Literal["whole", "most", "once"]
