@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
+from reslab.probe import RULES, flow_profile
 from reslab.probe._evidence import Line, line_through
 from reslab.probe.diagnosis import Diagnosis, diagnose
-from reslab.probe.rules import RULES, flow_profile
 
 
 def images(num: int = 16, side: int = 32) -> tuple[Tensor, Tensor]:
