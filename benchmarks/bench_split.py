@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from measure import parse_flags, report
-from reslab.probe.graph import Graph
-from reslab.probe.split import Splitter
+from reslab.models.graph import Graph
+from reslab.probe._backward import Splitter
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from models.shrunk import BASELINES, SHRUNK, build, images_for

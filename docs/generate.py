@@ -25,10 +25,8 @@ from reslab.models.block import Block
 from reslab.models.catalog import MODELS
 from reslab.models.count import count_parameters
 from reslab.models.structure import read_structure
-from reslab.models.summary import describe_model, image_shape
-from reslab.models.table import CATALOG_FILE, catalog_rows
-from reslab.options import options_of
-from reslab.probe.verdict.judge import RULES
+from reslab.models.table import CATALOG_FILE, catalog_rows, describe_model, image_shape
+from reslab.probe import RULES
 from reslab.records import (
     EpochRecord,
     Evaluation,
@@ -236,8 +234,7 @@ def arguments(docstring: str) -> dict[str, str]:
 def rules() -> str:
     """What the verdict looks for, causes before consequences."""
     rows = [
-        (f"`{rule.id}`", (rule.check.__doc__ or "").split(": ", 1)[1].rstrip("."), rule.severity, rule.basis)
-        for rule in sorted(RULES, key=lambda rule: rule.rank)
+        (f"`{rule.id}`", rule.finds, rule.severity, rule.basis) for rule in sorted(RULES, key=lambda rule: rule.rank)
     ]
     return table(("rule", "what it finds", "severity", "threshold from"), rows)
 

@@ -31,8 +31,8 @@ from reslab.version import __version__ as __version__
 if TYPE_CHECKING:
     from reslab.models.catalog import create_model as create_model
     from reslab.models.catalog import list_models as list_models
-    from reslab.probe.diagnose import diagnose as diagnose
-    from reslab.probe.watch import watch as watch
+    from reslab.probe.diagnosis import diagnose as diagnose
+    from reslab.probe.training import watch as watch
     from reslab.run.load import load as load
     from reslab.run.train import train as train
     from reslab.weights import load_weights as load_weights
@@ -41,8 +41,8 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "models.catalog": ("create_model", "list_models"),
-        "probe.diagnose": ("diagnose",),
-        "probe.watch": ("watch",),
+        "probe.diagnosis": ("diagnose",),
+        "probe.training": ("watch",),
         "run.load": ("load",),
         "run.train": ("train",),
         "weights": ("load_weights",),

@@ -18,7 +18,7 @@ from small_networks import Perceptron, Sequence, Tokens
 from torch import Tensor, nn
 
 import reslab
-from reslab.probe.diagnose import Diagnosis, diagnose
+from reslab.probe.diagnosis import Diagnosis, diagnose
 
 
 @dataclass(frozen=True)

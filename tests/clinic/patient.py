@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from trainings import Training, digits
 
-from reslab.probe.diagnose import Diagnosis, diagnose
+from reslab.probe.diagnosis import Diagnosis, diagnose
 
 Half = Literal["fit", "test"]
 Build = Callable[[], nn.Module]

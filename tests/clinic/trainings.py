@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from reslab.probe.diagnose import Diagnosis
-from reslab.probe.watch import watch
+from reslab.probe.diagnosis import Diagnosis
+from reslab.probe.training import watch
 
 
 @cache

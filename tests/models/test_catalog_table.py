@@ -6,8 +6,7 @@ import sys
 
 from reslab.cli.main import main
 from reslab.models.catalog import MODELS, list_models
-from reslab.models.summary import describe_model
-from reslab.models.table import catalog_rows
+from reslab.models.table import catalog_rows, describe_model
 
 
 def test_the_table_is_what_counting_gives():

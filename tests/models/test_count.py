@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reslab.errors import RequestError
 from reslab.models.catalog import create_model
-from reslab.models.count import ModuleOperations, Operations, count_operations, run_and_count
+from reslab.models.count import Operations, count_operations, run_and_count
 
 
 @torch.no_grad()
@@ -100,8 +100,7 @@ def test_layers_cost_what_paper_and_pencil_say(layer, image_shape, macs, activat
     operations = count_operations(layer, image_shape)
     assert operations.macs == macs
     assert activations in (None, operations.activations)
-    counter = run_and_count(layer, image_shape, device=device)
-    assert (counter.macs[""], counter.activations[""]) == (operations.macs, operations.activations)
+    assert run_and_count(layer, image_shape, device=device) == operations
 
 
 class Attention(nn.Module):
@@ -114,12 +113,11 @@ class Attention(nn.Module):
 
 @pytest.mark.parametrize("device", ["meta", "cpu"])
 def test_attention_costs_its_two_products_on_every_device(device):
-    counter = run_and_count(Attention(), (8, 3, 5), device=device)
-    assert counter.macs[""] == 2 * 4 * 15 * 15 * 2
-    assert counter.activations[""] == 4 * (15 * 15 + 15 * 2)
+    operations = run_and_count(Attention(), (8, 3, 5), device=device)
+    assert operations.macs == 2 * 4 * 15 * 15 * 2
+    assert operations.activations == 4 * (15 * 15 + 15 * 2)
     encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    counter = run_and_count(encoder, (5, 8), device=device)
-    assert counter.macs[""] == 5 * (4 * 8 * 8 + 2 * 8 * 16) + 2 * 5 * 5 * 8
+    assert run_and_count(encoder, (5, 8), device=device).macs == 5 * (4 * 8 * 8 + 2 * 8 * 16) + 2 * 5 * 5 * 8
 
 
 def test_modules_include_those_inside_them():
@@ -132,7 +130,7 @@ def test_modules_include_those_inside_them():
     top = [by_module[name] for name in ("conv1", "layer1", "layer2", "layer3", "layer4", "fc")]
     assert sum(module.macs for module in top) == operations.macs
     assert sum(module.activations for module in top) == operations.activations
-    assert by_module["fc"] == ModuleOperations(num_parameters=513_000, macs=512_000, activations=1000)
+    assert by_module["fc"] == Operations(num_parameters=513_000, macs=512_000, activations=1000)
     blocks = [by_module[f"layer2.{index}"] for index in (0, 1)]
     assert sum(block.num_parameters for block in blocks) == by_module["layer2"].num_parameters
     assert sum(block.macs for block in blocks) == by_module["layer2"].macs
@@ -157,7 +155,7 @@ def test_what_is_executed_counts():
         num_parameters=40,
         macs=3 * 16 + 4 + 4,
         activations=3 * 4 + 1 + 1,
-        by_module={"twice": ModuleOperations(num_parameters=20, macs=32, activations=8)},
+        by_module={"twice": Operations(num_parameters=20, macs=32, activations=8)},
     )
 
 

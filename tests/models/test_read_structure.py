@@ -15,8 +15,7 @@ from reslab.errors import RequestError
 from reslab.layers.connections import Streams
 from reslab.models.catalog import create_model, depth_of
 from reslab.models.structure import read_structure
-from reslab.models.summary import image_shape
-from reslab.models.table import catalog_rows
+from reslab.models.table import catalog_rows, image_shape
 from reslab.records import BlockRecord, LayerRecord, StageRecord, StructureRecord, decode, encode
 
 NAMES = [

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reslab.probe.answers import tell
-from reslab.probe.diagnose import diagnose
+from reslab.probe._reading import count_answers
+from reslab.probe.diagnosis import diagnose
 
 
 class Says(nn.Module):
@@ -71,6 +71,6 @@ def test_another_loss_has_none():
 
 def test_labels_by_lot_stand_in_the_middle():
     torch.manual_seed(0)
-    found = tell((4 * torch.randn(20_000, 10)).log_softmax(dim=1), torch.randint(10, (20_000,)))
+    found = count_answers((4 * torch.randn(20_000, 10)).log_softmax(dim=1), torch.randint(10, (20_000,)))
     assert found.wrong_rank == pytest.approx(0.5, abs=0.01)
     assert found.num_wrong / 20_000 == pytest.approx(0.9, abs=0.01)

@@ -10,7 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from reslab.errors import RequestError
 from reslab.models.catalog import create_model
-from reslab.probe.curvature import Hessian, largest_curvature
+from reslab.probe._landscape import Hessian, largest_curvature
+from reslab.probe.batch import BatchLoss
 
 mse, cross_entropy = nn.functional.mse_loss, nn.functional.cross_entropy
 
@@ -32,7 +33,7 @@ def first(outputs, _):
 
 
 def of_quadratic(hessian, **options):
-    return largest_curvature(Quadratic(hessian), (torch.zeros(1), None), first, **options)
+    return largest_curvature(Quadratic(hessian), BatchLoss((torch.zeros(1), None), first), **options)
 
 
 def rotated(eigenvalues):
@@ -85,7 +86,7 @@ def test_a_small_network_against_its_dense_hessian(sign):
         return sign * cross_entropy(outputs, targets)
 
     expected = greatest(dense(model, batch, loss_fn))
-    record = largest_curvature(model, batch, loss_fn, iterations=300, tolerance=1e-9)
+    record = largest_curvature(model, BatchLoss(batch, loss_fn), iterations=300, tolerance=1e-9)
     assert math.copysign(1, expected) == sign
     assert record.largest == pytest.approx(expected, rel=1e-7)
 
@@ -106,7 +107,7 @@ def test_frozen_and_unused_parameters():
     expected = greatest(dense(model, batch, cross_entropy))
     whole = nn.ModuleDict({"used": model, "unused": nn.Linear(3, 3).double()})
     whole.forward = lambda x: model(x)
-    record = largest_curvature(whole, batch, cross_entropy, iterations=300, tolerance=1e-9)
+    record = largest_curvature(whole, BatchLoss(batch, cross_entropy), iterations=300, tolerance=1e-9)
     assert record.largest == pytest.approx(expected, rel=1e-7)
 
 
@@ -117,7 +118,7 @@ def test_convolutions_and_batch_norm_in_train_mode():
     batch = torch.randn(6, 2, 4, 4).double(), torch.arange(6) % 3
     expected = greatest(dense(model, batch, cross_entropy))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    record = largest_curvature(model.eval(), batch, cross_entropy, iterations=300, tolerance=1e-8)
+    record = largest_curvature(model.eval(), BatchLoss(batch, cross_entropy), iterations=300, tolerance=1e-8)
     assert record.largest == pytest.approx(expected, rel=1e-6)
     assert not model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -153,9 +154,9 @@ def test_the_model_stays_also_after_an_exception():
     batch = torch.randn(8, 3), torch.arange(8) % 2
     before, numbers = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
     model[0].weight.grad = gradient = torch.ones(4, 3)
-    largest_curvature(model, batch, cross_entropy)
+    largest_curvature(model, BatchLoss(batch, cross_entropy))
     with pytest.raises(RequestError):
-        largest_curvature(model, batch, lambda out, y: out)
+        largest_curvature(model, BatchLoss(batch, lambda out, y: out))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), numbers)
     assert model[0].weight.grad is gradient
@@ -169,10 +170,10 @@ def test_what_is_drawn_depends_on_the_seed_alone():
     batch = torch.randn(8, 3).double(), torch.arange(8) % 2
     records = []
     for _ in range(2):
-        records.append(largest_curvature(model, batch, cross_entropy, iterations=200, tolerance=1e-6))
+        records.append(largest_curvature(model, BatchLoss(batch, cross_entropy), iterations=200, tolerance=1e-6))
         torch.rand(7)  # the next call finds other random numbers
     assert records[0] == records[1]
-    other = largest_curvature(model, batch, cross_entropy, iterations=200, tolerance=1e-6, seed=1)
+    other = largest_curvature(model, BatchLoss(batch, cross_entropy), iterations=200, tolerance=1e-6, seed=1)
     assert abs(other.largest / records[0].largest - 1) > 0.01  # another dropout, another Hessian
 
 
@@ -185,7 +186,7 @@ def test_opposite_eigenvalues_of_the_same_size_are_not_taken_for_an_answer():
 
 def test_no_curvature():
     assert of_quadratic(torch.zeros(3, 3)).largest == 0
-    flat = largest_curvature(nn.Linear(3, 1), (torch.ones(2, 3), None), lambda out, _: out.sum())
+    flat = largest_curvature(nn.Linear(3, 1), BatchLoss((torch.ones(2, 3), None), lambda out, _: out.sum()))
     assert (flat.largest, flat.has_converged) == (0.0, True)
 
 
@@ -218,7 +219,7 @@ def test_fused_attention():
     batch = torch.randn(3, 5, 4).double(), torch.arange(3)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         expected = greatest(dense(model, batch, cross_entropy))
-    record = largest_curvature(model, batch, cross_entropy, iterations=300, tolerance=1e-8)
+    record = largest_curvature(model, BatchLoss(batch, cross_entropy), iterations=300, tolerance=1e-8)
     assert record.largest == pytest.approx(expected, rel=1e-6)
 
 
@@ -252,27 +253,27 @@ class Applying(nn.Module):
 def test_an_operation_without_a_second_derivative_is_named():
     model, batch = Applying(nn.functional.hardsigmoid), (torch.randn(4, 3), torch.zeros(4, 2))
     with pytest.raises(RequestError, match="aten::hardsigmoid_backward can't be differentiated twice"):
-        largest_curvature(model, batch, mse)
+        largest_curvature(model, BatchLoss(batch, mse))
 
 
 @pytest.mark.parametrize("loss_fn", [mse, lambda out, _: out.sum()])  # of the second, torch gives zeros and no error
 def test_a_custom_function_that_is_marked_so_is_named(loss_fn):
     batch = torch.randn(4, 3), torch.zeros(4, 2)
     with pytest.raises(RequestError, match="Once can't be differentiated twice"):
-        largest_curvature(Applying(Once.apply), batch, loss_fn)
+        largest_curvature(Applying(Once.apply), BatchLoss(batch, loss_fn))
 
 
 def test_a_custom_function_that_is_not_marked_is_measured():
     torch.manual_seed(0)
     x = torch.randn(4, 3)
-    found = largest_curvature(Applying(Twice.apply), (x, None), lambda out, _: out.sum(), tolerance=1e-7)
+    found = largest_curvature(Applying(Twice.apply), BatchLoss((x, None), lambda out, _: out.sum()), tolerance=1e-7)
     rows = torch.cat([x, torch.ones(4, 1)], dim=1)
     assert found.largest == pytest.approx(greatest(2 * rows.T @ rows), rel=1e-4)
 
 
 def test_checkpointing():
     model, (x, y) = mlp_case()
-    expected = largest_curvature(model, (x, y), cross_entropy).largest
+    expected = largest_curvature(model, BatchLoss((x, y), cross_entropy)).largest
 
     class Saving(nn.Module):
         def __init__(self, use_reentrant):
@@ -282,9 +283,11 @@ def test_checkpointing():
         def forward(self, x):
             return checkpoint(self.model, x, use_reentrant=self.use_reentrant)
 
-    assert largest_curvature(Saving(False), (x, y), cross_entropy).largest == pytest.approx(expected, rel=1e-9)
+    assert largest_curvature(Saving(False), BatchLoss((x, y), cross_entropy)).largest == pytest.approx(
+        expected, rel=1e-9
+    )
     with pytest.raises(RequestError, match="use_reentrant=False"):
-        largest_curvature(Saving(True), (x, y), cross_entropy)
+        largest_curvature(Saving(True), BatchLoss((x, y), cross_entropy))
 
 
 def test_other_errors_are_the_users_own():
@@ -292,20 +295,20 @@ def test_other_errors_are_the_users_own():
         raise RuntimeError("the user's own")
 
     with pytest.raises(RuntimeError, match="the user's own"):
-        largest_curvature(nn.Linear(3, 1), (torch.ones(2, 3), None), fails)
+        largest_curvature(nn.Linear(3, 1), BatchLoss((torch.ones(2, 3), None), fails))
 
 
 @pytest.mark.parametrize("options", [{"iterations": 1}, {"tolerance": 0.0}, {"tolerance": 1.0}])
 def test_arguments_out_of_range_are_refused(options):
     with pytest.raises(RequestError, match="2 or more"):
-        largest_curvature(nn.Linear(3, 1), (torch.ones(2, 3), None), first, **options)
+        largest_curvature(nn.Linear(3, 1), BatchLoss((torch.ones(2, 3), None), first), **options)
 
 
 def test_no_scalar_no_graph_no_parameter():
     model, batch = nn.Linear(3, 2), (torch.ones(2, 3), torch.zeros(2, 2))
     with pytest.raises(RequestError, match="expected a scalar"):
-        largest_curvature(model, batch, lambda out, y: out)
+        largest_curvature(model, BatchLoss(batch, lambda out, y: out))
     with pytest.raises(RequestError, match="no graph"):
-        largest_curvature(model, batch, lambda out, y: out.detach().sum())
+        largest_curvature(model, BatchLoss(batch, lambda out, y: out.detach().sum()))
     with pytest.raises(RequestError, match="requires_grad"):
-        largest_curvature(nn.ReLU(), batch, mse)
+        largest_curvature(nn.ReLU(), BatchLoss(batch, mse))

@@ -15,8 +15,10 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe.cut import Cut, Survey, repeatable, survey
-from reslab.probe.graph import Graph
+from reslab.models.graph import Graph
+from reslab.probe._cut import NumberedPass, survey
+from reslab.probe.batch import BatchLoss
+from reslab.untouched import untouched
 
 
 class Form(nn.Module):
@@ -108,11 +110,11 @@ def outcome(model: nn.Module, forward) -> list[Tensor]:
 def test_what_is_left_is_the_other_side(form, side):
     written, *sides = FORMS[form]
     model, expected = Form(written), Form(sides[side == "shortcut"])
-    seen = survey(model, POINTS, F.cross_entropy)
+    seen = survey(model, BatchLoss(POINTS, F.cross_entropy))
     (junction,) = seen.junctions
-    assert junction.why_not is None
-    cut = Cut(seen, {junction.call: getattr(junction, side)})
-    found = outcome(model, lambda: cut.loss_of(model, POINTS, F.cross_entropy))
+    assert junction.why_not == ""
+    cut = NumberedPass(seen.calls, {junction.call: getattr(junction, side)})
+    found = outcome(model, lambda: cut.run(model, BatchLoss(POINTS, F.cross_entropy)))
     wanted = outcome(expected, lambda: F.cross_entropy(expected(POINTS[0]), POINTS[1]))
     for got, want in zip(found, wanted, strict=True):
         torch.testing.assert_close(got, want.expand_as(got), rtol=1e-12, atol=1e-14)
@@ -121,8 +123,8 @@ def test_what_is_left_is_the_other_side(form, side):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_pass_in_which_nothing_is_cut_is_the_ordinary_one(form):
     model = Form(FORMS[form][0])
-    seen = survey(model, POINTS, F.cross_entropy)
-    found = outcome(model, lambda: Cut(seen, {}).loss_of(model, POINTS, F.cross_entropy))
+    seen = survey(model, BatchLoss(POINTS, F.cross_entropy))
+    found = outcome(model, lambda: NumberedPass(seen.calls, {}).run(model, BatchLoss(POINTS, F.cross_entropy)))
     wanted = outcome(model, lambda: F.cross_entropy(model(POINTS[0]), POINTS[1]))
     assert all(torch.equal(got, want) for got, want in zip(found, wanted, strict=True))
     assert seen.loss == wanted[0]
@@ -130,11 +132,10 @@ def test_a_pass_in_which_nothing_is_cut_is_the_ordinary_one(form):
 
 def test_an_out_argument_is_written_to():
     x, b, out = torch.ones(2, 2), torch.full((2, 2), 3.0), torch.empty(2, 2)
-    seen = Survey(0.0, ("add",), ())
-    with Cut(seen, {0: 0}):
+    with NumberedPass(("add",), {0: 0}):
         assert torch.add(x, b, out=out) is out
     assert torch.equal(out, b)
-    with Cut(seen, {0: 1}):
+    with NumberedPass(("add",), {0: 1}):
         torch.add(x, b, out=b)
     assert torch.equal(b, x)
 
@@ -151,11 +152,11 @@ def test_an_activation_in_place_leaves_what_the_shortcut_shares_alone():
 
     model, points = Net(), torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
     loss_fn = lambda out, _: out.sum()  # noqa: E731
-    seen = survey(model, (points, None), loss_fn)
+    seen = survey(model, BatchLoss((points, None), loss_fn))
     (junction,) = seen.junctions
     for key in (junction.branch, junction.shortcut):
         with torch.no_grad():
-            loss = Cut(seen, {junction.call: key}).loss_of(model, (points, None), loss_fn)
+            loss = NumberedPass(seen.calls, {junction.call: key}).run(model, BatchLoss((points, None), loss_fn))
         assert torch.equal(model.seen, points)
         left = points if key == junction.branch else model.branch(points)
         assert loss.item() == pytest.approx((left.relu().sum() + points.sum()).item(), rel=1e-5)
@@ -163,14 +164,14 @@ def test_an_activation_in_place_leaves_what_the_shortcut_shares_alone():
 
 def left_over(model: nn.Module, data: tuple[Tensor, Tensor]) -> tuple[int, list[str]]:
     """How many blocks there are, and what is left of their additions in the twin's graph."""
-    with repeatable(model, is_training=True):
-        seen = survey(model, data, F.cross_entropy)
-    assert [junction.why_not for junction in seen.junctions] == [None] * len(seen.junctions)
-    cut = Cut(seen, {junction.call: junction.shortcut for junction in seen.junctions})
-    with repeatable(model, is_training=True):
-        loss = cut.loss_of(model, data, F.cross_entropy)
-        graph = Graph(loss.grad_fn, [get_gradient_edge(leaf).node for leaf in cut.leaves])
-    assert graph.is_data[-1], "the data reaches the loss by the branches"
+    with untouched(model, is_training=True):
+        seen = survey(model, BatchLoss(data, F.cross_entropy))
+    assert [junction.why_not for junction in seen.junctions] == [""] * len(seen.junctions)
+    cut = NumberedPass(seen.calls, {junction.call: junction.shortcut for junction in seen.junctions})
+    with untouched(model, is_training=True):
+        loss = cut.run(model, BatchLoss(data, F.cross_entropy))
+        graph = Graph(loss.grad_fn, [get_gradient_edge(leaf).node for leaf in cut.seen.leaves])
+    assert graph.inputs[-1], "the data reaches the loss by the branches"
     return len(seen.junctions), [addition.kind for addition in graph.additions()]
 
 
@@ -222,10 +223,10 @@ def test_the_second_pass_follows_the_first_in_eval_mode_and_without_gradients():
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)  # has a fast path for that
     model = nn.Sequential(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Flatten(), nn.Linear(48, 3))
     data = torch.randn(4, 3, 16), torch.arange(4) % 3
-    with repeatable(model, is_training=False):
-        seen = survey(model, data, F.cross_entropy)
-    with repeatable(model, is_training=False), torch.no_grad():
-        loss = Cut(seen, {}, watched=[(len(seen.calls) - 1, 0)]).loss_of(model, data, F.cross_entropy)
+    with untouched(model, is_training=False):
+        seen = survey(model, BatchLoss(data, F.cross_entropy))
+    with untouched(model, is_training=False), torch.no_grad():
+        loss = NumberedPass(seen.calls, {}, last=len(seen.calls) - 1).run(model, BatchLoss(data, F.cross_entropy))
     assert loss.item() == pytest.approx(seen.loss, rel=1e-6)
     assert len(seen.junctions) == 4
 
@@ -254,12 +255,12 @@ def out_of_sight(x: Tensor, weight: Tensor) -> Tensor:
     ("block", "reason"),
     [
         (fused, "its addition is a part of what fused does"),
-        (out_of_sight, "its addition goes by unseen"),
+        (out_of_sight, "its addition is not seen"),
         (lambda x, weight: torch.addcmul(weight[0], x, x @ weight), "addcmul multiplies its shortcut by its branch"),
     ],
 )
 def test_what_cannot_be_cut_says_why(block, reason):
-    (junction,) = survey(Hidden(block), (torch.randn(3, 4), torch.arange(3)), F.cross_entropy).junctions
+    (junction,) = survey(Hidden(block), BatchLoss((torch.randn(3, 4), torch.arange(3)), F.cross_entropy)).junctions
     assert reason in junction.why_not
 
 
@@ -284,30 +285,30 @@ class Fickle(nn.Module):
 )
 def test_a_pass_that_is_not_like_the_first_is_refused(first, second, sentence):
     model, data, loss_fn = Fickle(first, second), (torch.randn(3, 4), None), lambda out, _: out
-    seen = survey(model, data, lambda out, _: out.sum())
+    seen = survey(model, BatchLoss(data, lambda out, _: out.sum()))
     (junction,) = seen.junctions
     with pytest.raises(RequestError, match=sentence):
-        Cut(seen, {junction.call: junction.branch}).loss_of(model, data, loss_fn)
+        NumberedPass(seen.calls, {junction.call: junction.branch}).run(model, BatchLoss(data, loss_fn))
 
 
 def test_names_and_forks_are_those_of_the_blocks():
     model = reslab.create_model("resnet8", 3)
-    junctions = survey(model, batch(), F.cross_entropy).junctions
+    junctions = survey(model, BatchLoss(batch(), F.cross_entropy)).junctions
     assert [junction.name for junction in junctions] == [name for name, _ in model.blocks()]
     assert all(junction.fork[0] < junction.call for junction in junctions)
 
 
 def test_the_fork_may_be_the_input_itself():
     model = Hidden(lambda x, weight: x + x @ weight)
-    (junction,) = survey(model, (torch.randn(3, 4), torch.arange(3)), F.cross_entropy).junctions
+    (junction,) = survey(model, BatchLoss((torch.randn(3, 4), torch.arange(3)), F.cross_entropy)).junctions
     assert junction.fork == (0, ~0)
 
 
 def test_checkpointed_blocks_are_found_and_lined_up():
     model = Checkpointed(reslab.create_model("resnet8", 3))
-    with repeatable(model, is_training=False):
-        seen = survey(model, batch(), F.cross_entropy)
+    with untouched(model, is_training=False):
+        seen = survey(model, BatchLoss(batch(), F.cross_entropy))
     assert len(seen.junctions) == 3
-    with repeatable(model, is_training=False), torch.no_grad():
-        loss = Cut(seen, {seen.junctions[-1].call: 0}).loss_of(model, batch(), F.cross_entropy)
+    with untouched(model, is_training=False), torch.no_grad():
+        loss = NumberedPass(seen.calls, {seen.junctions[-1].call: 0}).run(model, BatchLoss(batch(), F.cross_entropy))
     assert loss.item() != seen.loss

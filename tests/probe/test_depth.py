@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ from torch import nn
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe.depth import fewer
+from reslab.probe import BatchLoss, Diagnosis, diagnose_step, first_samples
 
 
 @pytest.fixture(scope="module")
-def full() -> reslab.probe.diagnose.Diagnosis:
+def full() -> Diagnosis:
     torch.manual_seed(0)
     return reslab.diagnose(reslab.create_model("resnet14", 3), batch(12), F.cross_entropy, depth="full", twin=True)
 
@@ -32,6 +33,15 @@ def test_everything_is_measured(full):
     assert depth.shattering.half > 0
     assert depth.curvature.iterations > 0
     assert depth.noise_scale > 0
+
+
+def test_a_step_is_measured_as_its_batch_is(full):
+    torch.manual_seed(0)
+    model, (images, labels) = reslab.create_model("resnet14", 3), batch(12)
+    found = diagnose_step(model, lambda model: F.cross_entropy(model(images), labels), depth="full", twin=True)
+    assert list(found.depth.not_measured) == ["noise_scale"]
+    assert replace(found.depth, noise_scale=full.depth.noise_scale, not_measured={}) == full.depth
+    assert found.blocks == full.blocks
 
 
 def test_the_rules_hear_of_it(full):
@@ -87,5 +97,6 @@ def test_another_word_for_the_depth_is_refused():
 
 
 def test_fewer_samples():
-    (images, mask), labels = fewer(((torch.ones(9, 2), torch.ones(5)), torch.arange(9)), 4)
+    loss_of = first_samples(BatchLoss(((torch.ones(9, 2), torch.ones(5)), torch.arange(9)), F.mse_loss), 4)
+    (images, mask), labels = loss_of.batch
     assert (len(images), len(mask), len(labels)) == (4, 5, 4)

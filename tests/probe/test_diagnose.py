@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe.diagnose import Diagnosis, diagnose
-from reslab.probe.verdict.evidence import Line, flow_profile, line_through
-from reslab.probe.verdict.judge import RULES
+from reslab.probe import RULES, flow_profile
+from reslab.probe._evidence import Line, line_through
+from reslab.probe.diagnosis import Diagnosis, diagnose
 
 
 def images(num: int = 16, side: int = 32) -> tuple[Tensor, Tensor]:

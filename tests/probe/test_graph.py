@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 import reslab
-from reslab.probe.graph import Addition, Graph, chain_length, outermost
+from reslab.models.graph import Addition, Graph, chain_length, outermost
 
 SMALL, LARGE = (2, 3, 64, 64), (1, 3, 224, 224)
 

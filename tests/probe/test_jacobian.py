@@ -13,9 +13,9 @@ from torch.autograd.function import once_differentiable
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe.frozen import frozen
-from reslab.probe.jacobian import Jacobian, jacobians, parts_of, singular_values, stage_names
-from reslab.probe.untouched import untouched
+from reslab.probe._jacobian import jacobians, parts_of, singular_values, stage_names
+from reslab.probe._shattering import frozen_norms
+from reslab.untouched import untouched
 
 
 class Block(nn.Module):
@@ -64,7 +64,7 @@ def dense(function, inputs: Tensor) -> Tensor:
 
 def expected_values(model: Net, inputs: Tensor, num_samples: int) -> dict[str, Tensor]:
     """Dense singular values of the whole and of both stages, each without the norm that follows its last activation."""
-    with untouched(model), frozen(model, inputs):
+    with untouched(model), frozen_norms(model, inputs):
         some = inputs[:num_samples]
         model(some)
         begin1, begin2 = model.begin1.detach(), model.begin2.detach()
@@ -80,7 +80,7 @@ def expected_values(model: Net, inputs: Tensor, num_samples: int) -> dict[str, T
 def test_the_dense_jacobian_has_the_same_singular_values():
     model, inputs = net(), vectors()
     expected = expected_values(model, inputs, 4)
-    records = jacobians(model, (inputs, None))
+    records = jacobians(model, inputs)
     assert [record.name for record in records] == ["all", "layer1", "layer2"]
     for record in records:
         matrix = expected[record.name]
@@ -94,8 +94,7 @@ def test_the_dense_jacobian_has_the_same_singular_values():
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["all", "layer1", "layer2"])
 def test_products_and_bidiagonalisation(place):
     model, inputs = net().eval(), vectors(3)
-    part = parts_of(model, inputs)[place]
-    jacobian = Jacobian(part)
+    jacobian = parts_of(model, inputs)[place]
     matrix = jacobian.dense()
     vector = torch.randn(jacobian.num_columns, dtype=torch.float64)
     torch.testing.assert_close(jacobian.times(vector), matrix @ vector, rtol=1e-12, atol=1e-12)
@@ -117,7 +116,7 @@ def test_as_many_steps_as_ranks_find_all_values(shape, dtype):
     """In single precision too, where rounding grows if it may."""
     torch.manual_seed(0)
     layer = nn.Linear(shape[1], shape[0], bias=False).to(dtype)
-    jacobian = Jacobian(parts_of(layer, torch.ones(1, shape[1], dtype=dtype))[0])
+    jacobian = parts_of(layer, torch.ones(1, shape[1], dtype=dtype))[0]
     values = torch.linalg.svdvals(layer.weight.detach().double())
     found = singular_values(jacobian, torch.Generator().manual_seed(0), num_steps=40)
     assert found == pytest.approx(values.tolist(), rel=1e-6 if dtype == torch.float64 else 1e-4)
@@ -128,10 +127,10 @@ def test_an_orthogonal_network_stretches_nothing():
     model = nn.Sequential(*(nn.Linear(30, 30) for _ in range(20))).double()
     for layer in model:
         nn.init.orthogonal_(layer.weight)
-    (record,) = jacobians(model, (vectors(2, 30), None))
+    (record,) = jacobians(model, vectors(2, 30))
     assert record.singular_values == pytest.approx([1] * 60, abs=1e-12)
     assert record.mean_square == pytest.approx(1, abs=1e-12)
-    (record,) = jacobians(model, (vectors(2, 30), None), num_steps=10)
+    (record,) = jacobians(model, vectors(2, 30), num_steps=10)
     assert record.singular_values == pytest.approx([1], abs=1e-12)  # each value once
     assert record.mean_square == pytest.approx(1, abs=1e-12)
 
@@ -139,13 +138,13 @@ def test_an_orthogonal_network_stretches_nothing():
 def test_the_mean_square_of_random_directions():
     torch.manual_seed(0)
     model = nn.Linear(100, 80, bias=False).double()
-    (record,) = jacobians(model, (vectors(1, 100), None), num_directions=100, num_steps=2)
+    (record,) = jacobians(model, vectors(1, 100), num_directions=100, num_steps=2)
     assert record.mean_square == pytest.approx(model.weight.square().sum().item() / 80, rel=0.05)
     assert len(record.singular_values) == 2
 
 
 def test_an_activation_after_the_last_sum_belongs_to_the_stage_and_in_place_makes_no_difference():
-    batch = vectors(), None
+    batch = vectors()
     apart, in_place = jacobians(net(inplace=False), batch), jacobians(net(inplace=True), batch)
     for first, second in zip(apart, in_place, strict=True):
         assert first.singular_values == pytest.approx(second.singular_values, rel=1e-12, abs=1e-12)
@@ -154,7 +153,7 @@ def test_an_activation_after_the_last_sum_belongs_to_the_stage_and_in_place_make
 def test_a_dead_network_sends_all_to_zero():
     model = net()
     nn.init.zeros_(model.head.weight)
-    whole = jacobians(model, (vectors(), None), num_steps=2)[0]
+    whole = jacobians(model, vectors(), num_steps=2)[0]
     assert (whole.mean_square, whole.largest, whole.singular_values) == (0, 0, (0,))
 
 
@@ -171,7 +170,7 @@ def test_a_dead_network_sends_all_to_zero():
 )
 def test_stages_of_known_networks(model, shape, names):
     torch.manual_seed(0)
-    records = jacobians(model(), (torch.randn(*shape), None), num_directions=2, num_steps=4, num_samples=2)
+    records = jacobians(model(), torch.randn(*shape), num_directions=2, num_steps=4, num_samples=2)
     assert [record.name for record in records] == ["all", *names]
     for record in records[1:]:
         assert len(record.singular_values) == 4
@@ -181,7 +180,7 @@ def test_stages_of_known_networks(model, shape, names):
 def test_words_begin_at_their_embedding():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 4, bias=False)).double()
-    (record,) = jacobians(model, (torch.arange(6).view(2, 3), None))
+    (record,) = jacobians(model, torch.arange(6).view(2, 3))
     values = torch.linalg.svdvals(model[1].weight.detach())
     assert record.singular_values == pytest.approx([v for v in values.tolist() for _ in range(6)], rel=1e-10)
 
@@ -199,7 +198,7 @@ def test_attention_written_by_hand():
     torch.manual_seed(0)
     model, inputs = nn.Sequential(Attention(), Attention()).double(), torch.randn(2, 3, 8).double()
     values = torch.linalg.svdvals(dense(model, inputs))
-    jacobian = Jacobian(parts_of(model, inputs)[0])
+    jacobian = parts_of(model, inputs)[0]
     assert singular_values(jacobian, torch.Generator().manual_seed(0), num_steps=48) == pytest.approx(values.tolist())
 
 
@@ -209,9 +208,9 @@ def test_the_mode_makes_no_difference_and_the_model_is_left_as_it_was():
     before = {key: value.clone() for key, value in model.state_dict().items()}
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     random = torch.get_rng_state()
-    trained = jacobians(model, (inputs, None))
+    trained = jacobians(model, inputs)
     assert all(module.training for module in model.modules())
-    assert trained == jacobians(model.eval(), (inputs, None))
+    assert trained == jacobians(model.eval(), inputs)
     assert not any(module.training for module in model.modules())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(map(torch.equal, gradients, (parameter.grad for parameter in model.parameters())))
@@ -240,13 +239,13 @@ class Squares(nn.Module):
 
 def test_what_can_not_be_differentiated_twice():
     """A few outputs need no second derivative; many do."""
-    batch = vectors(1, 9), None
+    batch = vectors(1, 9)
     (record,) = jacobians(Squares(), batch)
-    assert record.singular_values == pytest.approx(sorted((2 * batch[0].abs()).flatten().tolist(), reverse=True))
+    assert record.singular_values == pytest.approx(sorted((2 * batch.abs()).flatten().tolist(), reverse=True))
     (record,) = jacobians(Squares(), batch, num_steps=2, num_directions=200)
     assert math.isnan(record.largest)
     assert record.singular_values == ()
-    assert record.mean_square == pytest.approx((2 * batch[0]).square().mean().item(), rel=0.2)
+    assert record.mean_square == pytest.approx((2 * batch).square().mean().item(), rel=0.2)
     hard = nn.Sequential(nn.Linear(9, 9), nn.Hardsigmoid()).double()  # torch has no second derivative of it
     assert jacobians(hard, batch, num_steps=2)[0].singular_values == ()
 
@@ -257,7 +256,7 @@ def test_a_backward_pass_without_a_graph_of_its_own_is_noticed():
 
     model = nn.Sequential(Squares(), nn.Linear(9, 9, bias=False)).double()
     model[0].forward = lambda x: Detached.apply(x) + 0.1 * x
-    assert jacobians(model, (vectors(1, 9), None), num_steps=3)[0].singular_values == ()
+    assert jacobians(model, vectors(1, 9), num_steps=3)[0].singular_values == ()
 
 
 def test_blocks_side_by_side_are_stages_of_their_own():
@@ -270,7 +269,7 @@ def test_blocks_side_by_side_are_stages_of_their_own():
             return torch.cat([self.left(x), self.right(x)], dim=1)
 
     torch.manual_seed(0)
-    records = jacobians(Sides().double(), (vectors(3, 4), None))
+    records = jacobians(Sides().double(), vectors(3, 4))
     assert sorted(record.name for record in records) == ["all", "left", "right"]
     assert all(record.mean_square > 0 for record in records)
 
@@ -291,12 +290,12 @@ def test_names_of_stages(runs, expected):
 
 
 def test_bad_input():
-    batch = vectors(), None
+    batch = vectors()
     for name in ("num_directions", "num_steps", "num_samples"):
         with pytest.raises(RequestError, match=f"{name} is 0"):
             jacobians(net(), batch, **{name: 0})
     with pytest.raises(RequestError, match="depend"):
-        jacobians(nn.Threshold(0.0, 1.0).requires_grad_(False), (torch.arange(3), None))
+        jacobians(nn.Threshold(0.0, 1.0).requires_grad_(False), torch.arange(3))
     model = net()
     nn.init.constant_(model.head.weight, torch.inf)
     with pytest.raises(RequestError, match="not finite"):

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe.lesion import lesions
-from reslab.probe.reading import read
-from reslab.probe.untouched import untouched
+from reslab.probe._cut import lesions
+from reslab.probe._reading import read
+from reslab.probe.batch import BatchLoss
+from reslab.untouched import untouched
 
 DATA = batch(side=32)
 
@@ -49,7 +50,7 @@ class Zeros(nn.Module):
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_a_lesion_of_resnet18_is_a_last_norm_that_gives_zeros(mode):
     model = settle(torchvision.models.resnet18(num_classes=3))
-    found = lesions(model, DATA, F.cross_entropy, mode=mode)
+    found = lesions(model, BatchLoss(DATA, F.cross_entropy), mode=mode)
     assert found.loss == pytest.approx(loss_by_hand(copy.deepcopy(model), mode, DATA), rel=1e-6)
     assert [lesion.name for lesion in found.lesions] == [f"layer{i}.{j}" for i in (1, 2, 3, 4) for j in (0, 1)]
     for lesion in found.lesions:
@@ -119,7 +120,7 @@ def test_a_lesion_is_a_branch_that_is_silenced(case, mode):
     if case == "vit":
         nn.init.normal_(model.heads.head.weight)
     torch.manual_seed(1)  # of the masks, in train mode
-    found = lesions(model, DATA, F.cross_entropy, mode=mode)
+    found = lesions(model, BatchLoss(DATA, F.cross_entropy), mode=mode)
     assert found.loss == pytest.approx(loss_by_hand(copy.deepcopy(model), mode, DATA), rel=1e-5)
     assert len(found.lesions) >= 3
     for lesion in found.lesions[:: math.ceil(len(found.lesions) / 5)]:
@@ -132,8 +133,8 @@ def test_a_lesion_is_a_branch_that_is_silenced(case, mode):
 def test_blocks_are_those_of_the_diagnosis():
     model = settle(torchvision.models.regnet_y_400mf(num_classes=3))
     with untouched(model):
-        blocks = read(model, DATA, F.cross_entropy).blocks
-    found = lesions(model, DATA, F.cross_entropy).lesions
+        blocks = read(model, BatchLoss(DATA, F.cross_entropy)).blocks
+    found = lesions(model, BatchLoss(DATA, F.cross_entropy)).lesions
     assert [(lesion.index, lesion.name) for lesion in found] == [(block.index, block.name) for block in blocks]
 
 
@@ -143,9 +144,9 @@ def test_the_model_is_left_as_it_was(training, mode):
     model = reslab.create_model("resnet20", 3).train(training)
     model(DATA[0]).sum().backward()
     before = state_of(model)
-    first = lesions(model, DATA, F.cross_entropy, mode=mode)
+    first = lesions(model, BatchLoss(DATA, F.cross_entropy), mode=mode)
     assert_untouched(model, before)
-    assert lesions(model, DATA, F.cross_entropy, mode=mode) == first
+    assert lesions(model, BatchLoss(DATA, F.cross_entropy), mode=mode) == first
 
 
 class Counting(nn.Module):
@@ -165,7 +166,7 @@ class Counting(nn.Module):
 
 def test_each_pass_begins_with_the_same_buffers():
     model, data = Counting(), (torch.randn(5, 4), torch.arange(5) % 3)
-    found = lesions(model, data, F.cross_entropy)
+    found = lesions(model, BatchLoss(data, F.cross_entropy))
     for index, lesion in enumerate(found.lesions):
         without = copy.deepcopy(model)
         del without.branches[index]
@@ -174,20 +175,20 @@ def test_each_pass_begins_with_the_same_buffers():
 
 def test_words_go_in_as_numbers():
     model, ids, labels = Words(), torch.arange(12).reshape(4, 3), torch.arange(4) % 3
-    (lesion,) = lesions(model, ({"ids": ids, "scale": 2.0}, labels), F.cross_entropy).lesions
+    (lesion,) = lesions(model, BatchLoss(({"ids": ids, "scale": 2.0}, labels), F.cross_entropy)).lesions
     by_hand = F.cross_entropy(model.head(model.embed(ids).mean(1)), labels)
     assert lesion.loss == pytest.approx(by_hand.item(), rel=1e-6)
 
 
 def test_frozen_networks_are_studied_too():
     model = settle(reslab.create_model("resnet20", 3))
-    expected = lesions(model, DATA, F.cross_entropy)
-    assert lesions(model.requires_grad_(False), DATA, F.cross_entropy) == expected
+    expected = lesions(model, BatchLoss(DATA, F.cross_entropy))
+    assert lesions(model.requires_grad_(False), BatchLoss(DATA, F.cross_entropy)) == expected
 
 
 def test_a_branch_that_is_zero_is_not_missed():
     model = reslab.create_model("resnet8", 3, shortcut="projection", zero_init_residual=True)
-    found = lesions(model, DATA, F.cross_entropy, mode="train")
+    found = lesions(model, BatchLoss(DATA, F.cross_entropy), mode="train")
     assert [lesion.increase for lesion in found.lesions] == [0.0] * 3
 
 
@@ -195,13 +196,15 @@ def test_a_branch_that_is_zero_is_not_missed():
 def test_checkpointed_networks_are_studied_too(mode):
     model, saving = (reslab.create_model("resnet8", 3, checkpoint_blocks=flag) for flag in (False, True))
     saving.load_state_dict(settle(model).state_dict())
-    assert lesions(saving, DATA, F.cross_entropy, mode=mode) == lesions(model, DATA, F.cross_entropy, mode=mode)
+    assert lesions(saving, BatchLoss(DATA, F.cross_entropy), mode=mode) == lesions(
+        model, BatchLoss(DATA, F.cross_entropy), mode=mode
+    )
 
 
 @pytest.mark.parametrize("name", ["plain20", "vgg20_cifar"])
 def test_a_network_without_shortcuts_has_no_lesions(name):
     model = reslab.create_model(name, 3)
-    found = lesions(model, DATA, F.cross_entropy, mode="train")
+    found = lesions(model, BatchLoss(DATA, F.cross_entropy), mode="train")
     assert (found.lesions, found.not_cut) == ((), {})
     assert found.loss == pytest.approx(loss_by_hand(model, "train", DATA), rel=1e-6)
 
@@ -221,10 +224,10 @@ class Partly(nn.Module):
 
 
 def test_a_block_that_cannot_be_cut_is_named_and_the_others_are_studied():
-    found = lesions(Partly(), (torch.randn(5, 4), torch.arange(5) % 3), F.cross_entropy)
+    found = lesions(Partly(), BatchLoss((torch.randn(5, 4), torch.arange(5) % 3), F.cross_entropy))
     assert [lesion.index for lesion in found.lesions] == [0]
     assert len(found.not_cut) == 1
-    assert "goes by unseen" in found.not_cut.popitem()[1]
+    assert "is not seen" in found.not_cut.popitem()[1]
 
 
 def test_a_loss_that_is_not_finite_is_reported_as_it_is():
@@ -237,7 +240,7 @@ def test_a_loss_that_is_not_finite_is_reported_as_it_is():
             return torch.log(x + self.branch(x).square() + 1)
 
     data = torch.full((2, 3), -1.0), torch.tensor([0, 1])
-    (lesion,) = lesions(Logs(), data, lambda out, _: out.sum()).lesions
+    (lesion,) = lesions(Logs(), BatchLoss(data, lambda out, _: out.sum())).lesions
     assert lesion.loss == -math.inf
 
 
@@ -270,11 +273,11 @@ def test_a_model_is_left_as_it_was_after_an_error_too(kind, error):
     model, data = kind(), (torch.randn(5, 4), torch.arange(5) % 3)
     before = state_of(model)
     with pytest.raises(error):
-        lesions(model, data, F.cross_entropy)
+        lesions(model, BatchLoss(data, F.cross_entropy))
     assert_untouched(model, before)
 
 
 def test_a_loss_that_is_no_scalar_is_refused():
     model = reslab.create_model("resnet8", 3)
     with pytest.raises(RequestError, match="expected a scalar"):
-        lesions(model, DATA, lambda out, labels: F.cross_entropy(out, labels, reduction="none"))
+        lesions(model, BatchLoss(DATA, lambda out, labels: F.cross_entropy(out, labels, reduction="none")))

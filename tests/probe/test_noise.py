@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from reslab.errors import RequestError
-from reslab.probe.noise import noise_scale
+from reslab.probe._landscape import noise_scale
+from reslab.probe.batch import BatchLoss
 
 
 class Offset(nn.Module):
@@ -29,7 +30,7 @@ def test_it_is_the_covariance_over_the_squared_gradient():
     generator = torch.Generator().manual_seed(0)
     width, size, noise = 1000, 64, 0.5
     x = 1 + noise * torch.randn(size, width, generator=generator, dtype=torch.float64)
-    found = noise_scale(Offset(width), (x, None), mean)
+    found = noise_scale(Offset(width), BatchLoss((x, None), mean))
     assert found == pytest.approx(noise**2, rel=0.1)  # trace width * noise^2 over a squared gradient of width
 
 
@@ -37,21 +38,21 @@ def test_noise_that_hides_the_gradient():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(8, 1000, generator=generator, dtype=torch.float64)
     x[4:] -= x[4:].mean(dim=0) + x[:4].mean(dim=0)
-    assert noise_scale(Offset(1000), (x, None), mean) == float("inf")
+    assert noise_scale(Offset(1000), BatchLoss((x, None), mean)) == float("inf")
 
 
 def test_samples_that_are_all_alike():
-    assert noise_scale(Offset(3), (torch.ones(8, 3, dtype=torch.float64), None), mean) == 0
+    assert noise_scale(Offset(3), BatchLoss((torch.ones(8, 3, dtype=torch.float64), None), mean)) == 0
 
 
 def test_the_model_is_left_as_it_was():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    noise_scale(model, (torch.randn(16, 3), torch.zeros(16, 4)), nn.functional.mse_loss)
+    noise_scale(model, BatchLoss((torch.randn(16, 3), torch.zeros(16, 4)), nn.functional.mse_loss))
     assert not model.training
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
 def test_too_few_samples():
     with pytest.raises(RequestError, match="7 samples are too few"):
-        noise_scale(Offset(3), (torch.ones(7, 3, dtype=torch.float64), None), mean)
+        noise_scale(Offset(3), BatchLoss((torch.ones(7, 3, dtype=torch.float64), None), mean))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reslab.probe.norms import FEW, RUN, dot, norms_of, sample_norms, square
+from reslab.probe._norms import FEW, RUN, dot, norms_of, sample_norms, square
 
 SIZES = [0, 1, 7, RUN, 5 * RUN, FEW + 1, FEW + RUN]
 

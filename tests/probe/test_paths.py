@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe.paths import path_spectrum
+from reslab.probe._paths import path_spectrum
+from reslab.probe.batch import BatchLoss
 from reslab.records import PathRecord
 
 
@@ -77,7 +78,7 @@ def test_all_paths_one_by_one_give_the_same(after, count):
     torch.manual_seed(0)
     projected = Block(5, after, nn.Linear(5, 5))
     model = Net(*(Block(5, after) for _ in range(count - 1)), projected).double()
-    record = path_spectrum(model, batch(), F.cross_entropy)
+    record = path_spectrum(model, BatchLoss(batch(), F.cross_entropy))
     squares = [part.square().sum().item() for part in one_by_one(model)]
     expected = [square / sum(squares) for square in squares]
     assert record.energies == pytest.approx(expected, rel=1e-10)
@@ -101,7 +102,9 @@ def test_a_linear_network_has_squared_binomial_terms():
     """With branches c x, the paths with k branches are C(n, k) times c^k times the gradient that arrives."""
     count, factor = 6, 0.3
     model = nn.Sequential(*(Scaled(factor) for _ in range(count)))
-    record = path_spectrum(model, (torch.ones(3, 4, dtype=torch.float64), None), lambda outputs, _: outputs.sum())
+    record = path_spectrum(
+        model, BatchLoss((torch.ones(3, 4, dtype=torch.float64), None), lambda outputs, _: outputs.sum())
+    )
     squares = [(math.comb(count, k) * factor**k) ** 2 for k in range(count + 1)]
     expected = [square / sum(squares) for square in squares]
     assert record.energies == pytest.approx(expected, rel=1e-12)
@@ -119,7 +122,9 @@ def test_an_addition_with_a_factor_of_its_own():
             return torch.sub(x, x @ self.weight, alpha=2)
 
     model = nn.Sequential(Subtracted(0.25), Subtracted(0.25))
-    record = path_spectrum(model, (torch.ones(3, 4, dtype=torch.float64), None), lambda outputs, _: outputs.sum())
+    record = path_spectrum(
+        model, BatchLoss((torch.ones(3, 4, dtype=torch.float64), None), lambda outputs, _: outputs.sum())
+    )
     assert record.energies == pytest.approx([16 / 33, 16 / 33, 1 / 33], rel=1e-12)  # 1, 2 / 2, 1 / 4; squared
     assert record.gap < 1e-14
 
@@ -141,7 +146,7 @@ def spectrum_of(name: str) -> PathRecord:
     with torch.no_grad():
         for parameter in model.parameters():  # some weights begin at zero
             parameter.add_(0.05 * torch.randn_like(parameter))
-    return path_spectrum(model, images(), F.cross_entropy)
+    return path_spectrum(model, BatchLoss(images(), F.cross_entropy))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +163,7 @@ def test_the_parts_add_up_to_the_whole(name, count):
 def test_the_proxy_is_near_where_parts_are_at_right_angles():
     torch.manual_seed(0)
     model = reslab.create_model("resnet20", num_classes=3).train()
-    record = path_spectrum(model, images(8, dtype=torch.float32), F.cross_entropy)
+    record = path_spectrum(model, BatchLoss(images(8, dtype=torch.float32), F.cross_entropy))
     assert record.proxy == pytest.approx(record.effective, rel=0.15)
     assert record.gap < 1e-4
 
@@ -180,7 +185,7 @@ def test_what_goes_through_a_gate_counts_as_branch():
     torch.manual_seed(0)
     block = Gated()
     model = Net(block).double()
-    record = path_spectrum(model, batch(), F.cross_entropy)
+    record = path_spectrum(model, BatchLoss(batch(), F.cross_entropy))
     inputs, targets = batch()
     block.forward = lambda x: (t := block.gate(x).sigmoid()) * block.branch(x) + (1 - t) * x.detach()
     (branch,) = torch.autograd.grad(F.cross_entropy(model(inputs), targets), model.entry)
@@ -192,22 +197,22 @@ def test_what_goes_through_a_gate_counts_as_branch():
 
 def test_branches_that_begin_at_zero_leave_the_shortest_path_alone():
     model = reslab.create_model("resnet20", num_classes=3, shortcut="projection", zero_init_residual=True).double()
-    record = path_spectrum(model, images(), F.cross_entropy)
+    record = path_spectrum(model, BatchLoss(images(), F.cross_entropy))
     assert record.energies[0] == 1
     assert (record.effective, record.proxy, record.low, record.high) == (0, 0, 0, 0)
 
 
 def test_a_frozen_network_has_paths_too():
     model = Net(Block(5), Block(5)).double()
-    whole = path_spectrum(model, batch(), F.cross_entropy)
-    assert path_spectrum(model.requires_grad_(False), batch(), F.cross_entropy) == whole
+    whole = path_spectrum(model, BatchLoss(batch(), F.cross_entropy))
+    assert path_spectrum(model.requires_grad_(False), BatchLoss(batch(), F.cross_entropy)) == whole
 
 
 def test_words_have_paths():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(7, 4), Block(4), Block(4))
     words = torch.arange(6).view(2, 3)
-    record = path_spectrum(model.double(), (words, None), lambda outputs, _: outputs.square().mean())
+    record = path_spectrum(model.double(), BatchLoss((words, None), lambda outputs, _: outputs.square().mean()))
     assert len(record.energies) == 3
     assert record.gap < 1e-14
 
@@ -216,8 +221,8 @@ def test_what_lies_outside_of_the_window_shows_as_a_gap():
     """27 blocks in 270 products: the 10 values of k around the greatest."""
     torch.manual_seed(0)
     model = reslab.create_model("resnet56", num_classes=3).double().train()
-    whole = path_spectrum(model, images(2), F.cross_entropy)
-    narrow = path_spectrum(model, images(2), F.cross_entropy, max_products=270)
+    whole = path_spectrum(model, BatchLoss(images(2), F.cross_entropy))
+    narrow = path_spectrum(model, BatchLoss(images(2), F.cross_entropy), max_products=270)
     assert whole.gap < 1e-12
     assert 1e-6 < narrow.gap < 0.5
     assert len(narrow.energies) == len(whole.energies) == 28
@@ -233,7 +238,7 @@ def test_the_model_is_left_as_it_was():
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     random, hooks = torch.get_rng_state(), [len(module._forward_hooks) for module in model.modules()]
-    path_spectrum(model, (inputs, targets), F.cross_entropy)
+    path_spectrum(model, BatchLoss((inputs, targets), F.cross_entropy))
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert all(map(torch.equal, gradients, (parameter.grad for parameter in model.parameters())))
     assert torch.equal(torch.get_rng_state(), random)
@@ -244,15 +249,15 @@ def test_the_model_is_left_as_it_was():
 def test_it_is_read_in_the_mode_that_it_is_in():
     torch.manual_seed(0)
     model = Net(Block(5), Block(5)).double()
-    trained = path_spectrum(model.train(), batch(), F.cross_entropy)
-    evaluated = path_spectrum(model.eval(), batch(), F.cross_entropy)
+    trained = path_spectrum(model.train(), BatchLoss(batch(), F.cross_entropy))
+    evaluated = path_spectrum(model.eval(), BatchLoss(batch(), F.cross_entropy))
     assert not model.training
     assert trained.energies != pytest.approx(evaluated.energies)
 
 
 def test_a_plain_network_has_no_spectrum():
     with pytest.raises(RequestError, match="no residual additions"):
-        path_spectrum(nn.Linear(3, 2), batch(dtype=torch.float32), F.cross_entropy)
+        path_spectrum(nn.Linear(3, 2), BatchLoss(batch(dtype=torch.float32), F.cross_entropy))
 
 
 class Hourglass(Net):
@@ -283,16 +288,16 @@ class Parallel(Net):
 def test_blocks_that_do_not_follow_one_another_are_refused(kind):
     model = kind(Block(5, lambda y: y), Block(5, lambda y: y)).double()
     with pytest.raises(RequestError, match="not a chain"):
-        path_spectrum(model, batch(), lambda outputs, _: outputs.square().sum())
+        path_spectrum(model, BatchLoss(batch(), lambda outputs, _: outputs.square().sum()))
 
 
 def test_a_gradient_that_never_arrives_is_refused():
     model = Net(Block(5)).double()
     nn.init.zeros_(model.head.weight)
     with pytest.raises(RequestError, match="got none"):
-        path_spectrum(model, batch(), F.cross_entropy)
+        path_spectrum(model, BatchLoss(batch(), F.cross_entropy))
     nn.init.constant_(model.head.weight, math.inf)
     with pytest.raises(RequestError, match="isn't finite"):
-        path_spectrum(model, batch(), F.cross_entropy)
+        path_spectrum(model, BatchLoss(batch(), F.cross_entropy))
     with pytest.raises(RequestError, match="max_products"):
-        path_spectrum(model, batch(), F.cross_entropy, max_products=0)
+        path_spectrum(model, BatchLoss(batch(), F.cross_entropy), max_products=0)

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe.reading import read
-from reslab.probe.untouched import untouched
+from reslab.probe._reading import read
+from reslab.probe.batch import BatchLoss
+from reslab.untouched import untouched
 
 
 def test_names_are_those_of_the_blocks_in_order():
     model = reslab.create_model("resnet20", 3)
-    reading = read(model.train(), batch(), F.cross_entropy)
+    reading = read(model.train(), BatchLoss(batch(), F.cross_entropy))
     assert [block.name for block in reading.blocks] == [name for name, _ in model.blocks()]
     assert [layer.name for layer in reading.layers] == ["conv1", "fc"]
 
@@ -27,7 +28,7 @@ def test_names_are_those_of_the_blocks_in_order():
 def test_two_additions_of_one_block_are_told_apart():
     model = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=3)
     nn.init.normal_(model.heads.head.weight)
-    names = [block.name for block in read(model, batch(side=32), F.cross_entropy).blocks]
+    names = [block.name for block in read(model, BatchLoss(batch(side=32), F.cross_entropy)).blocks]
     stem = "encoder.layers.encoder_layer_"
     assert names == [f"{stem}{i}.{part}" for i in (0, 1) for part in ("self_attention", "mlp")]
 
@@ -45,13 +46,13 @@ def test_a_network_without_modules_is_read_too():
                 x = x + torch.relu(x @ weight)
             return x
 
-    reading = read(Functional(), (torch.randn(5, 4), torch.zeros(5).long()), F.cross_entropy)
+    reading = read(Functional(), BatchLoss((torch.randn(5, 4), torch.zeros(5).long()), F.cross_entropy))
     assert [block.name for block in reading.blocks] == ["addition#1", "addition#2", "addition#3"]
 
 
 def test_a_plain_network_is_read_layer_by_layer():
     model = reslab.create_model("plain20", 3)
-    reading = read(model.train(), batch(), F.cross_entropy)
+    reading = read(model.train(), BatchLoss(batch(), F.cross_entropy))
     assert reading.blocks == ()
     assert len(reading.layers) == 20
     assert reading.layers[0].name == "conv1"
@@ -61,7 +62,7 @@ def test_gradients_are_those_of_autograd():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     x, y = torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % 3
-    reading = read(model, (x, y), F.cross_entropy)
+    reading = read(model, BatchLoss((x, y), F.cross_entropy))
     hidden = torch.tanh(model[0](x))
     loss = F.cross_entropy(model[2](hidden), y)
     (at_hidden,) = torch.autograd.grad(loss, hidden, retain_graph=True)
@@ -77,7 +78,7 @@ def test_values_of_the_stream_are_those_before_they_are_written_over():
     model = torchvision.models.resnet18(num_classes=3).train()  # out += identity, ReLU in place
     kept = {}
     model.layer1[0].bn2.register_forward_hook(lambda m, i, out: kept.update(branch=out.detach().clone()))
-    reading = read(model, batch(side=64), F.cross_entropy)
+    reading = read(model, BatchLoss(batch(side=64), F.cross_entropy))
     variance = kept["branch"].var(dim=(0, 2, 3), correction=0).mean().item()
     assert reading.blocks[0].branch.variance == pytest.approx(variance, rel=0.02)
     assert reading.blocks[0].stream.variance > reading.blocks[0].branch.variance
@@ -90,7 +91,7 @@ def test_dead_units_are_counted(bias, share):
     images, labels = batch(8)
     model(images)
     nn.init.constant_(model[0].bias, bias)
-    (activation,) = read(model, (images, labels), F.cross_entropy).activations
+    (activation,) = read(model, BatchLoss((images, labels), F.cross_entropy)).activations
     assert (activation.name, activation.kind, activation.num_channels) == ("1", "Relu", 8)
     assert activation.share == share
 
@@ -100,7 +101,7 @@ def test_saturation_is_a_share_of_values(gain, low, high):
     model = nn.Sequential(nn.Linear(4, 50), nn.Tanh(), nn.Linear(50, 3))
     with torch.no_grad():
         model[0].weight.mul_(gain)
-    (activation,) = read(model, (torch.randn(64, 4), torch.zeros(64).long()), F.cross_entropy).activations
+    (activation,) = read(model, BatchLoss((torch.randn(64, 4), torch.zeros(64).long()), F.cross_entropy)).activations
     assert activation.kind == "Tanh"
     assert low <= activation.share <= high
 
@@ -111,12 +112,12 @@ def test_saturation_is_a_share_of_values(gain, low, high):
 )
 def test_a_softmax_before_cross_entropy_is_seen(head, twice):
     model = nn.Sequential(nn.Flatten(), nn.Linear(768, 3), head)
-    assert read(model, batch(), F.cross_entropy).softmax_twice is twice
+    assert read(model, BatchLoss(batch(), F.cross_entropy)).softmax_twice is twice
 
 
 def test_words_go_in_as_numbers():
     inputs = {"ids": torch.randint(20, (4, 6)), "scale": 0.5}
-    reading = read(Words(), (inputs, torch.zeros(4).long()), F.cross_entropy)
+    reading = read(Words(), BatchLoss((inputs, torch.zeros(4).long()), F.cross_entropy))
     assert [block.kind for block in reading.blocks] == ["identity"]
     assert reading.inputs == ()
 
@@ -126,7 +127,10 @@ def test_a_frozen_parameter_and_one_without_a_gradient_are_told_apart():
     model.unused = nn.Linear(2, 2)
     model[1].bias.requires_grad_(False)
     model.forward = lambda x: model[1](model[0](x))
-    found = {p.name: (p.is_trainable, p.grad_norm is None) for p in read(model, batch(), F.cross_entropy).parameters}
+    found = {
+        p.name: (p.is_trainable, p.grad_norm is None)
+        for p in read(model, BatchLoss(batch(), F.cross_entropy)).parameters
+    }
     assert found["1.weight"] == (True, False)
     assert found["1.bias"] == (False, True)
     assert found["unused.weight"] == (True, True)
@@ -136,7 +140,7 @@ def test_numbers_that_are_not_finite_are_counted_apart():
     images, labels = batch()
     images[0, 0, 0, 0], images[1, 0, 0, 0] = math.nan, math.inf
     model = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
-    (record,) = read(model, (images, labels), F.cross_entropy).inputs
+    (record,) = read(model, BatchLoss((images, labels), F.cross_entropy)).inputs
     assert record.num_non_finite == 2
     assert math.isfinite(record.std)
 
@@ -149,7 +153,7 @@ def test_the_model_is_as_it_was(name):
     gradients, before = [p.grad for p in model.parameters()], state_of(model)
     images, labels = batch()
     with untouched(model):
-        read(model.train(), (images, labels), F.cross_entropy)
+        read(model.train(), BatchLoss((images, labels), F.cross_entropy))
     assert_untouched(model, before)
     assert all(
         p.grad is grad and torch.equal(grad, torch.ones_like(p))
@@ -176,7 +180,7 @@ def test_the_model_is_as_it_was_after_an_exception_of_its_own():
     model = Fails()
     before = state_of(model)
     with pytest.raises(RequestError, match="forward pass raised ArithmeticError: mine"), untouched(model):
-        read(model, batch(), F.cross_entropy)
+        read(model, BatchLoss(batch(), F.cross_entropy))
     assert_untouched(model, before)
 
 
@@ -190,7 +194,7 @@ def test_the_model_is_as_it_was_after_an_exception_of_its_own():
 )
 def test_what_is_no_loss_is_refused(loss_fn, message):
     with pytest.raises(RequestError, match=message):
-        read(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), batch(), loss_fn)
+        read(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), BatchLoss(batch(), loss_fn))
 
 
 def test_a_model_that_writes_over_its_input_leaves_the_batch_alone():
@@ -204,7 +208,7 @@ def test_a_model_that_writes_over_its_input_leaves_the_batch_alone():
 
     images, labels = batch()
     before = images.clone()
-    read(Centres(), (images, labels), F.cross_entropy)
+    read(Centres(), BatchLoss((images, labels), F.cross_entropy))
     assert torch.equal(images, before)
 
 
@@ -229,9 +233,9 @@ class Joins(nn.Module):
 
 
 def test_what_cannot_be_split_is_named():
-    reading = read(Joins(), (torch.randn(5, 4), torch.zeros(5).long()), F.cross_entropy)
-    assert reading.unsplit == ("1 joins by torch.cat", "the operation Same of one's own")
-    assert read(nn.Linear(4, 3), (torch.randn(5, 4), torch.zeros(5).long()), F.cross_entropy).unsplit == ()
+    reading = read(Joins(), BatchLoss((torch.randn(5, 4), torch.zeros(5).long()), F.cross_entropy))
+    assert reading.unsplit == ("1 joins by torch.cat", "the custom operation Same")
+    assert read(nn.Linear(4, 3), BatchLoss((torch.randn(5, 4), torch.zeros(5).long()), F.cross_entropy)).unsplit == ()
 
 
 def test_reentrant_checkpointing_is_named():
@@ -243,7 +247,7 @@ def test_reentrant_checkpointing_is_named():
         def forward(self, x: Tensor) -> Tensor:
             return torch.utils.checkpoint.checkpoint(self.layer, x, use_reentrant=True)
 
-    reading = read(Hidden(), (torch.randn(5, 4), torch.zeros(5).long()), F.cross_entropy)
+    reading = read(Hidden(), BatchLoss((torch.randn(5, 4), torch.zeros(5).long()), F.cross_entropy))
     assert reading.unsplit == ("1 parts under reentrant checkpointing",)
 
 

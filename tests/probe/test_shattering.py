@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe.frozen import frozen
-from reslab.probe.shattering import half_of, shattering
-from reslab.probe.untouched import untouched
+from reslab.probe._shattering import frozen_norms, half_of, shattering
 from reslab.records import ShatteringRecord
+from reslab.untouched import untouched
 
 
 def images(num: int = 8, side: int = 8, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -25,7 +24,7 @@ def images(num: int = 8, side: int = 8, dtype: torch.dtype = torch.float32) -> T
 def test_the_gradient_of_a_linear_network_is_the_same_everywhere():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5)).double()
-    record = shattering(model, (images(dtype=torch.float64), None))
+    record = shattering(model, images(dtype=torch.float64))
     assert record.similarities == pytest.approx([1] * len(record.distances), abs=1e-12)
     assert record.half == math.inf
     assert record.num_pairs == 8
@@ -41,7 +40,7 @@ def bend(place: float) -> nn.Module:
 
 def test_a_slope_that_turns_at_a_known_place():
     """From 0 to 1 it turns at a quarter of the way, from 1 to 0 at three quarters."""
-    batch = torch.tensor([[0.0], [1.0]]), None
+    batch = torch.tensor([[0.0], [1.0]])
     record = shattering(bend(0.25), batch, distances=(0.1, 0.2, 0.3, 0.7, 0.8, 1.0))
     assert record.similarities == (1, 1, 0, 0, -1, -1)
     assert record.half == pytest.approx(math.sqrt(0.2 * 0.3))
@@ -51,14 +50,14 @@ def test_a_slope_that_turns_at_a_known_place():
 def test_where_the_gradient_is_gone_the_cosine_is_zero():
     model = nn.Sequential(nn.Linear(1, 1), nn.ReLU())
     model[0].weight.data, model[0].bias.data = torch.ones(1, 1), torch.tensor([-0.5])
-    record = shattering(model, (torch.tensor([[0.0], [1.0]]), None), distances=(0.4, 0.6))
+    record = shattering(model, torch.tensor([[0.0], [1.0]]), distances=(0.4, 0.6))
     assert record.similarities == (0.5, 0)  # one of the two begins where there is no gradient
 
 
 def test_cosines_are_those_of_plain_autograd():
     torch.manual_seed(0)
     model, inputs = nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 2)).double(), torch.randn(6, 4).double()
-    record = shattering(model, (inputs, None), distances=(0.01, 0.3), num_pairs=4, seed=5)
+    record = shattering(model, inputs, distances=(0.01, 0.3), num_pairs=4, seed=5)
     order = torch.randperm(6, generator=torch.Generator().manual_seed(5))
     weights = torch.randn(4, 2, generator=torch.Generator().manual_seed(5)).double()
 
@@ -77,7 +76,7 @@ def test_cosines_are_those_of_plain_autograd():
 
 def curve(name: str) -> ShatteringRecord:
     torch.manual_seed(0)
-    return shattering(reslab.create_model(name, num_classes=10), (images(16, side=16), None))
+    return shattering(reslab.create_model(name, num_classes=10), images(16, side=16))
 
 
 def test_deep_plain_networks_shatter_and_residual_ones_do_not():
@@ -108,7 +107,7 @@ def test_a_frozen_norm_divides_by_what_train_mode_divides_by(name):
     before, keys = {key: value.clone() for key, value in model.state_dict().items()}, list(model.state_dict())
     with untouched(model):
         expected = model(inputs)
-        with frozen(model, inputs):
+        with frozen_norms(model, inputs):
             assert not model.training
             torch.testing.assert_close(model(inputs), expected, rtol=1e-12, atol=1e-12)
             torch.testing.assert_close(model(inputs[:3]), expected[:3], rtol=1e-12, atol=1e-12)
@@ -120,7 +119,7 @@ def test_a_frozen_norm_divides_by_what_train_mode_divides_by(name):
 def test_a_norm_that_is_kept_in_eval_mode_keeps_its_statistics():
     model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3)).train()
     model[0].eval()
-    with untouched(model), frozen(model, images()):
+    with untouched(model), frozen_norms(model, images()):
         assert torch.equal(model[0].running_mean, torch.zeros(3))
         assert not torch.equal(model[1].running_mean, torch.zeros(3))
 
@@ -130,8 +129,8 @@ def test_the_mode_makes_no_difference_and_the_model_is_left_as_it_was():
     model = torchvision.models.resnet18(num_classes=3)
     model.fc = nn.Sequential(nn.Dropout(0.5), nn.Linear(512, 3))
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    batch, random = (images(3, side=32), None), torch.get_rng_state()
-    model(batch[0]).sum().backward()
+    batch, random = images(3, side=32), torch.get_rng_state()
+    model(batch).sum().backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     model.load_state_dict(before)
     torch.set_rng_state(random)
@@ -142,7 +141,7 @@ def test_the_mode_makes_no_difference_and_the_model_is_left_as_it_was():
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(map(torch.equal, gradients, (parameter.grad for parameter in model.parameters())))
     assert torch.equal(torch.get_rng_state(), random)
-    assert not batch[0].requires_grad
+    assert not batch.requires_grad
 
 
 class Fails(nn.Module):
@@ -160,7 +159,7 @@ class Fails(nn.Module):
 def test_the_model_is_left_as_it_was_after_an_exception():
     model = Fails()
     with pytest.raises(KeyError, match="mine"):
-        shattering(model, (images(), None))
+        shattering(model, images())
     assert model.norm.running_mean is None
     assert not model.norm.track_running_stats
     assert not model.norm._forward_pre_hooks
@@ -181,7 +180,7 @@ class Spoken(nn.Module):
 def test_words_beside_an_image_stay_what_they_are():
     torch.manual_seed(0)
     inputs = {"image": torch.randn(5, 4), "word": torch.arange(5)}
-    record = shattering(Spoken(), (inputs, None), distances=(1e-3, 1.0), num_pairs=20)
+    record = shattering(Spoken(), inputs, distances=(1e-3, 1.0), num_pairs=20)
     assert record.num_pairs == 5
     assert record.similarities[0] > 0.99 > record.similarities[1]
 
@@ -195,11 +194,11 @@ def test_half(similarities, expected):
 
 
 def test_bad_input():
-    model, batch = bend(0.25), (torch.tensor([[0.0], [1.0]]), None)
+    model, batch = bend(0.25), torch.tensor([[0.0], [1.0]])
     with pytest.raises(RequestError, match="whole numbers"):
-        shattering(nn.Embedding(3, 2), (torch.arange(3), None))
+        shattering(nn.Embedding(3, 2), torch.arange(3))
     with pytest.raises(RequestError, match="one sample"):
-        shattering(model, (torch.ones(1, 1), None))
+        shattering(model, torch.ones(1, 1))
     with pytest.raises(RequestError, match="num_pairs is 0"):
         shattering(model, batch, num_pairs=0)
     for distances in ((), (0.2, 0.1), (0.0, 0.5), (0.5, 1.5)):

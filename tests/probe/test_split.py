@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 import reslab
-from reslab.probe.graph import Graph
-from reslab.probe.split import Splitter
+from reslab.models.graph import Graph
+from reslab.probe._backward import Splitter
 from reslab.records import SplitRecord
 
 

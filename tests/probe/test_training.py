@@ -14,11 +14,9 @@ from torch import nn
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe.diagnose import diagnose
-from reslab.probe.training import StepReadings, evenly, step_readings
-from reslab.probe.verdict.evidence import Evidence
-from reslab.probe.verdict.judge import judge
-from reslab.probe.watch import watch
+from reslab.probe.diagnosis import diagnose
+from reslab.probe.rules import Evidence, judge
+from reslab.probe.training import StepReadings, evenly, step_readings, watch
 from reslab.tasks.classify import Classify
 from reslab.training.loop import Recorder, fit
 from reslab.training.options import FitOptions

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe.cut import Cut, repeatable, survey
-from reslab.probe.reading import read
-from reslab.probe.twin import cut_twin
+from reslab.probe._cut import NumberedPass, cut_twin, survey
+from reslab.probe._reading import read
+from reslab.probe.batch import BatchLoss
 from reslab.records import TwinRecord
+from reslab.untouched import untouched
 
 LARGER = batch(side=32, dtype=torch.float64)
 DATA = batch(dtype=torch.float64)
@@ -60,7 +61,7 @@ def test_the_twin_of_a_network_of_ours_is_the_plain_one(name, plain, shortcut):
     twin.load_state_dict({key: value for key, value in model.state_dict().items() if key in twin.state_dict()})
     assert len(list(model.blocks())) == len(list(twin.blocks()))
     expected = norms_by_hand(twin, [block for _, block in twin.blocks()], DATA)
-    assert_twin(cut_twin(model, DATA, F.cross_entropy), *expected)
+    assert_twin(cut_twin(model, BatchLoss(DATA, F.cross_entropy)), *expected)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -68,10 +69,10 @@ def test_all_gradients_of_the_twin_are_those_of_the_plain_network(training):
     torch.manual_seed(0)
     model, twin = (reslab.create_model(name, 3).double() for name in ("resnet20", "plain20"))
     twin.load_state_dict(model.state_dict())
-    with repeatable(model, is_training=training):
-        seen = survey(model, DATA, F.cross_entropy)
-        cut = Cut(seen, {junction.call: junction.shortcut for junction in seen.junctions})
-        loss = cut.loss_of(model, DATA, F.cross_entropy)
+    with untouched(model, is_training=training):
+        seen = survey(model, BatchLoss(DATA, F.cross_entropy))
+        cut = NumberedPass(seen.calls, {junction.call: junction.shortcut for junction in seen.junctions})
+        loss = cut.run(model, BatchLoss(DATA, F.cross_entropy))
         found = torch.autograd.grad(loss, list(model.parameters()))
     wanted = torch.autograd.grad(
         F.cross_entropy(twin.train(training)(DATA[0]), DATA[1]),
@@ -101,7 +102,7 @@ def test_the_twin_of_torchvisions_resnet18():
             stage[index] = PlainBasic(block)
     blocks = [module for module in plain.modules() if isinstance(module, PlainBasic)]
     expected = norms_by_hand(plain, blocks, LARGER)
-    assert_twin(cut_twin(model, LARGER, F.cross_entropy), *expected)
+    assert_twin(cut_twin(model, BatchLoss(LARGER, F.cross_entropy)), *expected)
 
 
 class Transformer(nn.Module):
@@ -130,7 +131,7 @@ def test_the_twin_of_a_transformer():
     model, plain = (Transformer(has_shortcuts=flag).double() for flag in (True, False))
     data = torch.randn(5, 7, 8, dtype=torch.float64), torch.arange(5) % 3
     torch.manual_seed(3)  # of the dropout
-    found = cut_twin(model, data, F.cross_entropy)
+    found = cut_twin(model, BatchLoss(data, F.cross_entropy))
     loss = F.cross_entropy(plain(data[0].clone().requires_grad_()), data[1])
     grads = torch.autograd.grad(loss, plain.inputs)
     assert len(grads) == 6
@@ -167,7 +168,7 @@ class Chain(nn.Module):
 def test_the_gradients_of_any_form(join, left, num_blocks):
     model, plain = Chain(join, num_blocks), Chain(left, num_blocks)
     data = torch.randn(5, 4, dtype=torch.float64), torch.arange(5) % 3
-    found = cut_twin(model, data, F.cross_entropy)
+    found = cut_twin(model, BatchLoss(data, F.cross_entropy))
     loss = F.cross_entropy(plain(data[0].clone().requires_grad_()), data[1])
     grads = torch.autograd.grad(loss, plain.inputs)
     assert_twin(found, loss.item(), [rms(grad) for grad in grads], rel=1e-12)
@@ -176,15 +177,15 @@ def test_the_gradients_of_any_form(join, left, num_blocks):
 @pytest.mark.parametrize("name", ["resnet8", "preresnet20", "seresnet20", "wide_resnet16_4"])
 def test_blocks_are_those_of_the_diagnosis(name):
     model, data = reslab.create_model(name, 3), batch()
-    twin = cut_twin(model, data, F.cross_entropy)
-    assert len(twin.grad_norms) == len(read(model.train(), data, F.cross_entropy).blocks)
+    twin = cut_twin(model, BatchLoss(data, F.cross_entropy))
+    assert len(twin.grad_norms) == len(read(model.train(), BatchLoss(data, F.cross_entropy)).blocks)
     assert all(norm > 0 and math.isfinite(norm) for norm in twin.grad_norms)
 
 
 def test_a_network_without_shortcuts_is_its_own_twin():
     model, data = reslab.create_model("resnet8", 3, shortcut="none"), batch()
-    twin = cut_twin(model, data, F.cross_entropy)
-    assert twin == TwinRecord(read(model.train(), data, F.cross_entropy).loss, ())
+    twin = cut_twin(model, BatchLoss(data, F.cross_entropy))
+    assert twin == TwinRecord(read(model.train(), BatchLoss(data, F.cross_entropy)).loss, ())
 
 
 def test_words_go_in_as_numbers():
@@ -198,7 +199,7 @@ def test_words_go_in_as_numbers():
             return self.head((x + torch.relu(self.mix(x))).mean(1))
 
     model, ids, labels = Words(), torch.arange(12).reshape(4, 3), torch.arange(4) % 3
-    found = cut_twin(model, (ids, labels), F.cross_entropy)
+    found = cut_twin(model, BatchLoss((ids, labels), F.cross_entropy))
     x = model.embed(ids).detach().requires_grad_()
     loss = F.cross_entropy(model.head(torch.relu(model.mix(x)).mean(1)), labels)
     (grad,) = torch.autograd.grad(loss, x)
@@ -207,7 +208,7 @@ def test_words_go_in_as_numbers():
 
 def test_a_branch_that_starts_at_zero_hands_on_nothing():
     model = reslab.create_model("resnet8", 3, shortcut="projection", zero_init_residual=True)
-    assert cut_twin(model, batch(), F.cross_entropy).grad_norms == (0.0,) * 3
+    assert cut_twin(model, BatchLoss(batch(), F.cross_entropy)).grad_norms == (0.0,) * 3
 
 
 class Stop(torch.autograd.Function):
@@ -224,7 +225,7 @@ class Stop(torch.autograd.Function):
 
 def test_no_gradient_arrives_where_a_branch_hands_none_back():
     model = Chain(lambda x, b: x + Stop.apply(b), 2)
-    found = cut_twin(model, (torch.randn(5, 4, dtype=torch.float64), torch.arange(5) % 3), F.cross_entropy)
+    found = cut_twin(model, BatchLoss((torch.randn(5, 4, dtype=torch.float64), torch.arange(5) % 3), F.cross_entropy))
     assert all(math.isnan(norm) for norm in found.grad_norms)
     assert math.isfinite(found.loss)
 
@@ -246,7 +247,7 @@ def test_a_block_may_begin_after_an_operation_that_goes_by_unseen():
     for chain in (model, plain):
         chain.last = Doubled.apply
     data = torch.randn(5, 4, dtype=torch.float64), torch.arange(5) % 3
-    found = cut_twin(model, data, F.cross_entropy)
+    found = cut_twin(model, BatchLoss(data, F.cross_entropy))
     loss = F.cross_entropy(plain(data[0].clone().requires_grad_()), data[1])
     grads = torch.autograd.grad(loss, plain.inputs)
     assert_twin(found, loss.item(), [rms(grad) for grad in grads])
@@ -254,8 +255,8 @@ def test_a_block_may_begin_after_an_operation_that_goes_by_unseen():
 
 def test_a_frozen_network_has_a_twin_too():
     model = reslab.create_model("resnet8", 3)
-    expected = cut_twin(model, batch(), F.cross_entropy)
-    found = cut_twin(model.requires_grad_(False), batch(), F.cross_entropy)
+    expected = cut_twin(model, BatchLoss(batch(), F.cross_entropy))
+    found = cut_twin(model.requires_grad_(False), BatchLoss(batch(), F.cross_entropy))
     assert found.grad_norms == pytest.approx(expected.grad_norms, rel=1e-5)
 
 
@@ -265,14 +266,16 @@ def test_the_model_is_left_as_it_was(training):
     model(data[0]).sum().backward()
     before = state_of(model)
     with torch.no_grad():  # whoever calls it may have switched gradients off
-        found = cut_twin(model, data, F.cross_entropy)
+        found = cut_twin(model, BatchLoss(data, F.cross_entropy))
     assert_untouched(model, before)
-    assert cut_twin(model.train(), data, F.cross_entropy) == found
+    assert cut_twin(model.train(), BatchLoss(data, F.cross_entropy)) == found
 
 
 def test_a_compiled_model_is_run_uncompiled():
     model, data = reslab.create_model("resnet8", 3), batch()
-    assert cut_twin(torch.compile(model), data, F.cross_entropy) == cut_twin(model, data, F.cross_entropy)
+    assert cut_twin(torch.compile(model), BatchLoss(data, F.cross_entropy)) == cut_twin(
+        model, BatchLoss(data, F.cross_entropy)
+    )
 
 
 def test_a_shortcut_that_cannot_be_cut_is_named():
@@ -285,14 +288,14 @@ def test_a_shortcut_that_cannot_be_cut_is_named():
             with torch._C.DisableTorchFunction():
                 return x + self.branch(x)
 
-    with pytest.raises(RequestError, match="addition: its addition goes by unseen"):
-        cut_twin(Unseen(), (torch.randn(5, 4), torch.arange(5) % 3), F.cross_entropy)
+    with pytest.raises(RequestError, match="addition: its addition is not seen"):
+        cut_twin(Unseen(), BatchLoss((torch.randn(5, 4), torch.arange(5) % 3), F.cross_entropy))
 
 
 def test_checkpointing_is_refused_since_it_would_compute_the_shortcuts_again():
     model = Checkpointed(reslab.create_model("resnet8", 3))
     with pytest.raises(RequestError, match="Switch checkpointing off"):
-        cut_twin(model, batch(), F.cross_entropy)
+        cut_twin(model, BatchLoss(batch(), F.cross_entropy))
 
 
 def test_an_error_of_the_models_own_is_passed_on():
@@ -308,7 +311,7 @@ def test_an_error_of_the_models_own_is_passed_on():
             return x + self.branch(x)
 
     with pytest.raises(RuntimeError, match="out of paper"):
-        cut_twin(Breaking(), (torch.randn(5, 4), torch.arange(5) % 3), F.cross_entropy)
+        cut_twin(Breaking(), BatchLoss((torch.randn(5, 4), torch.arange(5) % 3), F.cross_entropy))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -326,6 +329,6 @@ def test_precision_and_layout_are_the_models_own(dtype):
     full = reslab.create_model("resnet8", 3, shortcut="projection")
     full.load_state_dict((mixed := Mixed()).inner.state_dict())
     data = batch()
-    found, expected = (cut_twin(model, data, F.cross_entropy) for model in (mixed, full))
+    found, expected = (cut_twin(model, BatchLoss(data, F.cross_entropy)) for model in (mixed, full))
     tolerance = 0.1 if dtype == torch.bfloat16 else 1e-4
     assert_twin(found, expected.loss, list(expected.grad_norms), rel=tolerance)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from reslab.training.lamb import Lamb
 from torch import Tensor, nn
 
-from reslab.probe.watch import Watch, watch
+from reslab.probe.training import Watch, watch
 from reslab.records import ReadingRecord, UpdateRecord
 
 LR = 0.1
@@ -188,4 +188,3 @@ def test_no_hook_of_an_optimiser_is_left():
     F.cross_entropy(model(images), labels).backward()
     optimizer.step()
     assert probe.readings == taken
-    assert not probe._updates.before

@@ -12,9 +12,9 @@ from torch import nn
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe.diagnose import diagnose
-from reslab.probe.graph import in_order
-from reslab.probe.watch import watch
+from reslab.models.graph import in_order
+from reslab.probe.diagnosis import diagnose
+from reslab.probe.training import watch
 
 STEPS = 5
 

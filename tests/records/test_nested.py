@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe.diagnose import diagnose
+from reslab.probe.diagnosis import diagnose
 from reslab.records import ReadingRecord, RunFolder, encode, from_plain, read_lines
 
 

@@ -91,7 +91,7 @@ def test_layers_stand_in_where_blocks_are_few_and_two_make_a_block():
 
 @pytest.mark.parametrize(("count", "layers"), [(8, 30), (7, 30), (0, 30), (40, 2)])
 def test_the_choice_and_the_slope_are_those_of_the_verdict(count, layers):
-    from reslab.probe.verdict.evidence import flow_profile
+    from reslab.probe import flow_profile
 
     norms = [1.1**index for index in range(count)]
     reading = read(norms, layer_norms=[1.3**index for index in range(layers)])

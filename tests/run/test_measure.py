@@ -10,7 +10,7 @@ from torch import nn
 
 from reslab.distributed import LOCAL
 from reslab.errors import RequestError
-from reslab.probe.shattering import shattering
+from reslab.probe import shattering
 from reslab.records import RunFolder
 from reslab.run.assemble import gather
 from reslab.run.config import ModelOptions
@@ -32,9 +32,9 @@ def test_the_depth_is_that_of_the_first_and_of_the_last_weights(tmp_path, name, 
     assert folder.read_depth() == found
     subject = gather(config, Display(), ranks=LOCAL)
     batch = first_batch(subject.data, subject.task, config, ranks=LOCAL)
-    assert found["start"].shattering == shattering(subject.model.train(), batch)
+    assert found["start"].shattering == shattering(subject.model.train(), batch[0])
     subject.model.load_state_dict(load_file(folder.last_weights))
-    assert found["end"].shattering == shattering(subject.model.train(), batch)
+    assert found["end"].shattering == shattering(subject.model.train(), batch[0])
     assert found["start"] != found["end"]
     for record in found.values():
         assert (record.paths is not None) == has_paths

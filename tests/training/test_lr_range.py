@@ -16,7 +16,7 @@ from reslab.tasks.classify import Classify
 from reslab.training.lr_range import Means, Sweep, lr_range_test, suggest
 from reslab.training.optim import adamw, sgd
 from reslab.training.options import TrainOptions
-from reslab.training.untouched import untouched
+from reslab.untouched import unchanged
 
 
 def taken(losses, sweep):
@@ -138,7 +138,7 @@ def test_an_error_inside_leaves_no_trace_either():
     optimizer, before = torch.optim.SGD(model.parameters(), lr=1.0), model.weight.clone()
 
     def fail():
-        with untouched(model, optimizer):
+        with unchanged(model, optimizer):
             model.weight.data.add_(1)
             raise ZeroDivisionError
 

@@ -16,7 +16,7 @@ from reslab.errors import RequestError
 from reslab.records import RunFolder
 
 if TYPE_CHECKING:
-    from reslab.probe.diagnose import Diagnosis
+    from reslab.probe import Diagnosis
 
 ABOUT = (
     "Run one training batch forward and backward, look at gradient, values and weights, and say what is wrong."

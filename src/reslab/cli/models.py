@@ -64,7 +64,7 @@ def find_rows(pattern: str) -> list[Row]:
     """Return the catalog's rows, or the one of a network such as resnet38, which is built and counted."""
     if rows := catalog_rows(pattern):
         return rows
-    from reslab.models.summary import describe_model  # needs torch, and only this does
+    from reslab.models.table import describe_model  # needs torch, and only this does
 
     return [describe_model(pattern)]
 
@@ -224,7 +224,7 @@ def structure_of(name: str) -> StructureRecord:
 
     from reslab.models.catalog import create_model
     from reslab.models.structure import read_structure
-    from reslab.models.summary import image_shape
+    from reslab.models.table import image_shape
 
     with torch.device("meta"):
         return read_structure(create_model(name), image_shape(name), name=name)

@@ -2,67 +2,50 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from reslab.errors import RequestError
+from reslab.untouched import same_modes, same_random_numbers, uncompiled
 
 aten = torch.ops.aten
 
-PRODUCTS_WITH_A_VECTOR: dict[Any, Callable[..., int]] = {
-    # FLOP of those that torch.utils.flop_counter leaves out; 1 MAC = 2 FLOP
-    aten.mv: lambda matrix, *_, **__: 2 * matrix.numel(),
-    aten.addmv: lambda _, matrix, *__, **___: 2 * matrix.numel(),
-    aten.dot: lambda vector, *_, **__: 2 * vector.numel(),
+PRODUCTS_WITH_A_VECTOR: dict[Any, Any] = {
+    # FLOP of operations that torch.utils.flop_counter leaves out, from the shapes of their arguments; 1 MAC = 2 FLOP
+    aten.mv: lambda matrix, *_, **__: 2 * prod(matrix),
+    aten.addmv: lambda _, matrix, *__, **___: 2 * prod(matrix),
+    aten.dot: lambda vector, *_, **__: 2 * prod(vector),
 }
 
 
 @dataclass(frozen=True)
-class ModuleOperations:
-    """What one module costs, modules inside it included.
-
-    Args:
-        num_parameters: its parameters, each counted once.
-        macs: multiplications with addition, in convolutions and matrix products.
-        activations: elements that convolutions and matrix products put out.
-    """
-
-    num_parameters: int
-    macs: int
-    activations: int
-
-
-@dataclass(frozen=True)
 class Operations:
-    """What one image costs in a network in eval mode.
+    """What one image costs in a network in eval mode, or in one module of it with the modules inside.
 
     Args:
-        num_parameters: parameters of the network, each counted once, executed or not.
+        num_parameters: parameters, each counted once, executed or not.
         macs: multiplications with addition, in convolutions and matrix products; 1 MAC = 2 FLOP.
         activations: elements that convolutions and matrix products put out.
-        by_module: the same for each module with a convolution or a matrix product in it, in the order of execution,
-            outer modules before inner ones. A module's numbers include those of the modules inside it.
+        by_module: of a network: the same for each module in which a convolution or a matrix product was executed, in
+            the order of definition, outer modules before inner ones.
     """
 
     num_parameters: int
     macs: int
     activations: int
-    by_module: dict[str, ModuleOperations]
+    by_module: dict[str, Operations] = field(default_factory=dict)
 
 
 def count_operations(model: nn.Module, image_shape: Sequence[int]) -> Operations:
-    """Counts what one image costs in ``model``: by running it on the meta device, where nothing is computed.
+    """Count what one image costs in ``model``: by running it on the meta device, where nothing is computed.
 
     Every convolution and matrix product that is executed is counted, whichever function or module calls for it, so
     attention counts with its two products, a shared layer as often as it runs, and a stage that is left out not at all.
@@ -97,137 +80,69 @@ def count_operations(model: nn.Module, image_shape: Sequence[int]) -> Operations
     if not shape or not all(isinstance(size, int) and size > 0 for size in shape):
         raise RequestError(f"image_shape is that of one image without the batch, such as (3, 32, 32), got {shape}.")
     try:
-        counter = run_and_count(model, shape, device="meta")
-    except Exception:  # whatever it is: if it is not the fault of the meta device, it comes again
+        return run_and_count(model, shape, device="meta")
+    except Exception:  # whatever it is: if the meta device isn't the reason, it comes again
         try:
-            counter = run_and_count(model, shape, device="cpu")
+            return run_and_count(model, shape, device="cpu")
         except Exception as error:
             raise RequestError(
                 f"The model fails on an image of shape {shape}: {error}. It is called with one argument, a batch of"
                 " shape (1, *image_shape)."
             ) from error
-    modules = dict(model.named_modules())
-    by_module = {
-        name: ModuleOperations(count_parameters(modules[name]), counter.macs[name], counter.activations[name])
-        for name in counter.macs
-    }
-    total = by_module.pop("", ModuleOperations(count_parameters(model), 0, 0))
-    return Operations(total.num_parameters, total.macs, total.activations, by_module)
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Elements of all parameters, shared ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+def run_and_count(model: nn.Module, image_shape: tuple[int, ...], *, device: str) -> Operations:
+    """Run the model once in eval mode, on copies of its values, and count."""
+    model = getattr(model, "_orig_mod", model)  # compiled: as it was written
+    size_of_output = dict.fromkeys([*flop_registry, *PRODUCTS_WITH_A_VECTOR], output_size)
+    flop = FlopCounterMode(display=False, custom_mapping=PRODUCTS_WITH_A_VECTOR)
+    activations = FlopCounterMode(display=False, custom_mapping=size_of_output)
+    with torch.no_grad(), undisturbed(model), flop, activations:
+        torch.func.functional_call(model, values_on(model, device), (image_like(model, image_shape, device),))
+    root, counts = type(model).__name__, (flop.get_flop_counts(), activations.get_flop_counts())
+    found: dict[str, Operations] = {}
+    for name, module in model.named_modules(remove_duplicate=False):  # torch may count a shared one by any name
+        of_flop, of_activations = (sum(count.get(f"{root}.{name}" if name else root, {}).values()) for count in counts)
+        if of_activations or not name:
+            num_parameters = sum(parameter.numel() for parameter in module.parameters())
+            found[name] = Operations(num_parameters, of_flop // 2, of_activations)
+    whole = found.pop("")
+    return Operations(whole.num_parameters, whole.macs, whole.activations, found)
 
 
-def run_and_count(model: nn.Module, image_shape: tuple[int, ...], *, device: str) -> Counter:
-    """Runs the model once, on other values than its own, and gives what was counted."""
-    values = {name: elsewhere(parameter, device) for name, parameter in model.named_parameters()}
-    values |= {name: elsewhere(buffer, device) for name, buffer in model.named_buffers()}
-    dtype = next((value.dtype for value in values.values() if value.is_floating_point()), torch.get_default_dtype())
-    image = torch.zeros((1, *image_shape), dtype=dtype, device=device)
-    counter = Counter({module: name for name, module in model.named_modules()})
-    with torch.no_grad(), eval_mode(model), same_random_numbers(), nothing_fused(), told_of_modules(counter), counter:
-        torch.func.functional_call(model, values, (image,))
-    return counter
+def output_size(*_: Any, out_shape: Any, **__: Any) -> int:
+    """Elements that an operation puts out; fused attention gives more than its result."""
+    return prod(out_shape if isinstance(out_shape, torch.Size) else out_shape[0])
 
 
-def elsewhere(value: Tensor, device: str) -> Tensor:
-    """A copy of a parameter or buffer on the device: the forward pass may write into buffers."""
-    if value.is_meta:
-        return torch.zeros_like(value, device=device)
-    return torch.empty_like(value, device=device) if device == "meta" else value.detach().to(device, copy=True)
+def values_on(model: nn.Module, device: str) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers, since a forward pass may write into them; on "meta" without values."""
+
+    def copy(value: Tensor) -> Tensor:
+        if device == "meta" or value.is_meta:
+            return torch.zeros_like(value, device=device)
+        return value.detach().to(device, copy=True)
+
+    return {name: copy(value) for name, value in (*model.named_parameters(), *model.named_buffers())}
 
 
-class Counter(TorchDispatchMode):
-    """Sees every operation that is executed, and adds it up for each module that is running.
-
-    Args:
-        names: name of each module, the empty one for the whole.
-    """
-
-    def __init__(self, names: dict[nn.Module, str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names = names
-        self.running: list[str] = []
-        self.macs: defaultdict[str, int] = defaultdict(int)
-        self.activations: defaultdict[str, int] = defaultdict(int)
-
-    def start(self, module: nn.Module, inputs: Any) -> None:
-        """A module begins to run."""
-        self.running.append(self.names[module])
-
-    def end(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        """A module has run, or failed."""
-        self.running.pop()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
-        """Runs one operation and counts it, if it is a convolution or a matrix product."""
-        kwargs = kwargs or {}
-        if func._overloadpacket in flop_registry:
-            out = func(*args, **kwargs)
-            self.add(flop_registry[func._overloadpacket](*args, **kwargs, out_val=out) // 2, out)
-        elif func._overloadpacket in PRODUCTS_WITH_A_VECTOR:
-            out = func(*args, **kwargs)
-            self.add(PRODUCTS_WITH_A_VECTOR[func._overloadpacket](*args, **kwargs) // 2, out)
-        else:
-            with self:  # in inference mode composite operations, such as a linear layer, arrive in one piece
-                out = func.decompose(*args, **kwargs)
-            if out is NotImplemented:
-                out = func(*args, **kwargs)
-        return out
-
-    def add(self, macs: int, out: Any) -> None:
-        """Books an operation on every module that is running, once each."""
-        first = out[0] if isinstance(out, tuple) else out  # fused attention gives more than its result
-        for name in dict.fromkeys(["", *self.running]):
-            self.macs[name] += macs
-            self.activations[name] += prod(first.shape)
+def image_like(model: nn.Module, image_shape: Sequence[int], device: str) -> Tensor:
+    """A batch of one image of zeros, of the model's precision."""
+    dtypes = [value.dtype for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()]
+    return torch.zeros((1, *image_shape), dtype=dtypes[0] if dtypes else None, device=device)
 
 
-@contextlib.contextmanager
-def told_of_modules(counter: Counter) -> Iterator[None]:
-    """Tells the counter when a module starts and ends, by hooks that are gone afterwards."""
-    with contextlib.ExitStack() as hooks:
-        for module in counter.names:
-            hooks.callback(module.register_forward_pre_hook(counter.start, prepend=True).remove)
-            hooks.callback(module.register_forward_hook(counter.end, always_call=True).remove)
-        yield
-
-
-@contextlib.contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode by the flags alone: an overridden ``train`` may do more, such as merging weights."""
-    flags = {module: module.training for module in model.modules()}
-    try:
-        for module in flags:
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Eval mode; attention and recurrent layers as the products that they are made of, on every device alike."""
+    fast, onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
+    with ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        stack.callback(setattr, torch.backends.mkldnn, "enabled", onednn)
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+        for context in (sdpa_kernel(SDPBackend.MATH), same_random_numbers(), same_modes(model), uncompiled()):
+            stack.enter_context(context)
+        for module in model.modules():
             module.training = False
         yield
-    finally:
-        for module, training in flags.items():
-            module.training = training
-
-
-@contextlib.contextmanager
-def same_random_numbers() -> Iterator[None]:
-    """Random numbers afterwards are those that would have come without."""
-    state = random.getstate()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(state)
-
-
-@contextlib.contextmanager
-def nothing_fused() -> Iterator[None]:
-    """Attention and recurrent layers as the products that they are made of, on every device alike."""
-    fast, onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
-    torch.backends.mha.set_fastpath_enabled(False)
-    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        torch.backends.mkldnn.enabled = onednn

@@ -26,26 +26,6 @@ class SliceRecord:
 
 
 @dataclass(frozen=True)
-class PlaneRecord:
-    """The loss on the plane of two such directions.
-
-    Args:
-        name: of the network; may be empty.
-        positions: along each direction, as in ``SliceRecord``.
-        losses: row by row: the first index is along the second direction. The first direction is that of the slice with
-            the same seed.
-        norms: as in ``SliceRecord``.
-        seed: as in ``SliceRecord``.
-    """
-
-    name: str
-    positions: tuple[float, ...]
-    losses: tuple[tuple[float, ...], ...]
-    norms: str
-    seed: int
-
-
-@dataclass(frozen=True)
 class CurvatureRecord:
     """The greatest eigenvalue of the loss's Hessian, by magnitude.
 
@@ -70,7 +50,7 @@ class PathRecord:
     """The gradient at the first block's input, taken apart by how many branches a path goes through.
 
     Args:
-        energies: of k = 0, 1, ...: the squared norm of what came through exactly k branches, as a share; they add up
+        energies: of k = 0, 1, ...: the squared norm of what came through exactly k branches, as a fraction; they add up
             to 1. Of very many blocks only those around the greatest were followed; the others are 0.
         effective: mean k, weighted by them: how many branches the gradient goes through.
         low: 5 % of the energy lie at this k or below.
@@ -94,7 +74,7 @@ class ShatteringRecord:
     """How long the gradient at the input stays the same on the way from one image to another.
 
     Args:
-        distances: shares of the way.
+        distances: fractions of the way.
         similarities: mean cosine between the gradient there and the one at the beginning.
         half: where the cosine first falls below a half, between two distances on the straight line over their
             logarithm; the first distance if it is below already there; infinite if it never is.

@@ -39,7 +39,8 @@ class SplitRecord:
         branch_share: the same of the branch.
         other_share: the same of the rest.
         cosine: between the shortcut's and the branch's part; NaN where one of them is 0.
-        pass_through: share of the gradient's energy that the activation after the addition lets through; 1 without one.
+        pass_through: fraction of the gradient's energy that the activation after the addition lets through; 1 without
+            one.
         shortcut_gain: norm of the shortcut's part over that of the gradient that arrives at the addition.
     """
 
@@ -110,7 +111,7 @@ class ActivationRecord:
         kind: such as ``Relu``, ``Tanh``.
         num_channels: how many units it has.
         num_positions: values of each unit in the batch: samples times positions.
-        share: of a rectifier's channels, those that no position of any sample made active; of another's values, those
+        share: of a ReLU's channels, those that no position of any sample made active; of another's values, those
             that are saturated.
         on_spine: everything goes through it; a gate, or a layer of a branch, does not have everything.
         follows_addition: it comes right after a residual addition.
@@ -325,13 +326,13 @@ class FindingRecord:
 
     Args:
         id: of the rule, such as ``GRAD_EXP_GROWTH``.
-        severity: ``info`` is no illness.
+        severity: ``info`` is not a problem.
         where: block, layer or parameter.
         number: that was measured.
         threshold: that it was compared with.
         basis: where the threshold comes from: ``literature``, ``tool``, ``measured`` or ``heuristic``.
         sentence: what it means, for a person.
-        actions: what helps, the best first; three at most.
+        actions: the suggested fix, the best first; three at most.
         would_change: what else would show whether the rule is wrong.
     """
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 LAYERS = "layers"
-"""Kind of what is no block, but layers in a row."""
+"""Kind of layers in a row that belong to no block."""
 LayerKind = Literal["conv", "linear", "norm", "activation", "pool", "attention", "other"]
 
 

@@ -7,9 +7,7 @@ from typing import Any, Literal
 
 from reslab.data import Data
 from reslab.distributed import Ranks
-from reslab.probe.diagnose import Diagnosis, diagnose
-from reslab.probe.verdict.evidence import Evidence
-from reslab.probe.verdict.judge import judge
+from reslab.probe import BatchLoss, Diagnosis, Evidence, LossOf, diagnose_step, judge
 from reslab.records import LossRecord, ReadingRecord, RunFolder
 from reslab.run.assemble import gather, training_loader
 from reslab.run.config import RunConfig
@@ -36,7 +34,7 @@ def diagnose_config(
     ranks = Ranks(device=find_device(config.train.device))
     found = gather(config, display or Display(), ranks=ranks)
     batch = first_batch(found.data, found.task, config, ranks=ranks)
-    diagnosis = diagnose(found.model, batch, found.task.loss, depth=depth, twin=twin)
+    diagnosis = diagnose_step(found.model, loss_of(found.task, batch), depth=depth, twin=twin)
     return replace(diagnosis, name=f"{config.model.name} on {found.data.source.name}")
 
 
@@ -74,7 +72,7 @@ def diagnose_run(
         bundle.data(data_dir=data_dir, test=False), bundle.task, bundle.config, ranks=Ranks(device=bundle.device)
     )
     steps = max((record.step + 1 for record in losses), default=1)
-    now = diagnose(bundle.model, batch, bundle.task.loss, step=steps, depth=depth, twin=twin)
+    now = diagnose_step(bundle.model, loss_of(bundle.task, batch), step=steps, depth=depth, twin=twin)
     return replace(over_all(now, recorded, losses), name=str(folder.root))
 
 
@@ -89,3 +87,13 @@ def first_batch(data: Data, task: Task, config: RunConfig, *, ranks: Ranks) -> A
     """The batch of the first training step."""
     loader = training_loader(data, task, replace(config, data=replace(config.data, workers=0)), ranks=ranks)
     return ExecutionMode(ranks=ranks).move(next(iter(loader.batches(0))))
+
+
+def loss_of(task: Task, batch: Any) -> LossOf:
+    """Make the loss of a batch a function of the network.
+
+    A task whose batch is a pair and whose loss is a function of outputs and targets may offer that as ``loss``; its
+    samples can then be taken apart, which some measurements need.
+    """
+    loss_fn = getattr(task, "loss", None)
+    return BatchLoss(batch, loss_fn) if loss_fn else lambda model: task.step(model, batch).loss

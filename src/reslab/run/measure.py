@@ -10,19 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from reslab.distributed import Ranks
-from reslab.probe.depth import ENOUGH, fewer, measured
-from reslab.probe.paths import path_spectrum
-from reslab.probe.shattering import shattering
+from reslab.probe import MAX_SAMPLES, first_samples, inputs_of, measured, path_spectrum, shattering
 from reslab.records import DepthRecord, RunFolder, encode, write_atomic
 from reslab.run.assemble import Ingredients, gather
 from reslab.run.config import RunConfig, load_config
-from reslab.run.diagnose import first_batch
+from reslab.run.diagnose import first_batch, loss_of
 from reslab.run.display import Display
 from reslab.training.batches import num_items
 from reslab.training.execution import ExecutionMode, find_device
 from reslab.training.speed import Trial
-from reslab.training.untouched import same_random_numbers
-from reslab.weights.bundle import load_state, read_bundle
+from reslab.untouched import same_random_numbers
+from reslab.weights import load_state, read_bundle
 
 
 def record_depth(folder: RunFolder) -> dict[str, DepthRecord]:
@@ -74,10 +72,17 @@ def _as_it_began(folder: RunFolder) -> tuple[RunConfig, Ingredients, Any]:
 
 def _depth_now(found: Ingredients, batch: Any) -> DepthRecord:
     """Measure a network as it is; a plain one has one path."""
-    model, loss = found.model.train(), found.task.loss
+    model, loss = found.model.train(), loss_of(found.task, batch)
     missing: dict[str, str] = {}
-    paths = measured("paths", lambda: path_spectrum(model, fewer(batch, ENOUGH), loss), missing)
-    shattered = measured("shattering", lambda: shattering(model, batch), missing)
+    paths = measured(
+        "paths",
+        lambda: path_spectrum(
+            model,
+            first_samples(loss, MAX_SAMPLES),
+        ),
+        missing,
+    )
+    shattered = measured("shattering", lambda: shattering(model, inputs_of(model, loss)), missing)
     return DepthRecord(paths=paths, shattering=shattered, not_measured=missing)
 
 

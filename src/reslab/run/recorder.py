@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from reslab.errors import RequestError
-from reslab.probe.verdict.evidence import Evidence, NotChecked, flow_profile
-from reslab.probe.verdict.judge import judge
+from reslab.probe import Evidence, NotChecked, flow_profile, judge
 from reslab.records import (
     EpochRecord,
     FlightRecord,

@@ -14,7 +14,7 @@ import reslab
 from reslab.data import check_classes
 from reslab.distributed import launched_ranks, process_group
 from reslab.errors import RequestError, unknown
-from reslab.probe.training import step_readings
+from reslab.probe import step_readings
 from reslab.records import Evaluation, RunFolder, RunRecord, encode, write_atomic
 from reslab.report import run_lead, write_run_page
 from reslab.run.assemble import TrainingInputs, assemble, evaluation_loader, training_loader

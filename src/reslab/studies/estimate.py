@@ -18,7 +18,7 @@ from reslab.tasks.classify import Classify
 from reslab.training.batches import resize_batch
 from reslab.training.execution import ExecutionMode, find_device
 from reslab.training.speed import Trial
-from reslab.training.untouched import same_random_numbers
+from reslab.untouched import same_random_numbers
 
 BESIDE = 1.25
 """Time of a run over that of its network's passes: loading, the optimiser, evaluation, readings."""

@@ -21,7 +21,7 @@ from reslab.training.execution import ExecutionMode
 from reslab.training.loop import backward
 from reslab.training.options import TrainOptions
 from reslab.training.schedule import set_rate
-from reslab.training.untouched import untouched
+from reslab.untouched import unchanged
 
 if TYPE_CHECKING:
     from reslab.data.loader import Loader
@@ -168,7 +168,7 @@ def lr_range_test(
     options, mode = options or TrainOptions(), mode or ExecutionMode.of(model)
     scaler = torch.amp.GradScaler(mode.device.type, enabled=mode.amp == "fp16")
     means, taken, ending = Means(sweep.keep), list[RangeStep](), None
-    with untouched(model, optimizer):
+    with unchanged(model, optimizer):
         mode.prepare(model)
         model.train()
         for step, batch in enumerate(islice(endless(loader), sweep.steps)):

@@ -6,10 +6,12 @@ kills the process instead; there the memory is estimated from small batches, wit
 
 from __future__ import annotations
 
+import gc
 import math
 import re
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +26,7 @@ from reslab.training.batches import resize_batch, tensors_in
 from reslab.training.execution import ExecutionMode
 from reslab.training.loop import backward
 from reslab.training.options import TrainOptions
-from reslab.training.untouched import freed_memory, untouched
+from reslab.untouched import unchanged
 
 if TYPE_CHECKING:
     from reslab.tasks.task import Task
@@ -107,7 +109,7 @@ class MemoryProbe:
         Raises:
             RequestError: if not even these batches fit.
         """
-        with untouched(self.model, self.optimizer), freed_memory(self.mode.device):
+        with unchanged(self.model, self.optimizer), freed_memory(self.mode.device):
             self.take_step(SMALL_BATCHES[0])  # the optimiser makes its state, libraries their kernels
             try:
                 (kept_before, peak_before), (kept, peak) = [self._look(size) for size in SMALL_BATCHES][-2:]
@@ -155,7 +157,7 @@ class MemoryProbe:
 
     def fits(self, batch_size: int) -> bool:
         """Whether a step with this batch goes through on a GPU."""
-        with untouched(self.model, self.optimizer), freed_memory(self.mode.device):
+        with unchanged(self.model, self.optimizer), freed_memory(self.mode.device):
             try:
                 batch = self.mode.move(resize_batch(self.batch, batch_size))
                 scaler = torch.amp.GradScaler(self.mode.device.type, enabled=False)
@@ -327,3 +329,19 @@ def _left_in_group(folder: Path) -> int | None:
             continue
         return None if limit == "max" else max(0, int(limit) - usage + int(stat.get(cached, 0)))
     return None
+
+
+@contextmanager
+def freed_memory(device: torch.device) -> Iterator[None]:
+    """Give memory that nobody uses back to the device, before and after."""
+
+    def give_back() -> None:
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    give_back()
+    try:
+        yield
+    finally:
+        give_back()

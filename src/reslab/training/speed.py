@@ -21,7 +21,7 @@ from reslab.distributed import Ranks
 from reslab.training.batches import num_items
 from reslab.training.execution import ExecutionMode, check_amp, compiled, has_bf16
 from reslab.training.options import TrainOptions
-from reslab.training.untouched import same_random_numbers
+from reslab.untouched import same_random_numbers
 
 SHORT_RUN_S = 60.0
 """Expected length below which nothing is tried."""

@@ -8,7 +8,7 @@ alone, and so are steps with a closure, which makes gradients in the middle of t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from reslab.probe.norms import norms_of
+from reslab.probe._norms import norms_of
 from reslab.records import ReadingRecord, UpdateRecord
 
 DECOUPLED = {"AdamW", "Muon", "Lion", "Adafactor", "SGDW", "RAdamW", "NAdamW"}
@@ -37,75 +37,76 @@ class Step:
     update_norms: dict[str, float]
 
 
-class Updates:
+class UpdateFollower:
     """Follows the steps that are taken with a model's gradients, and measures those that are asked for.
 
     Args:
         model: whose weights are updated.
         optimizer: the one to follow; by default any that holds weights of the model.
+
+    Attributes:
+        taken: the last step that was measured; None since the last backward pass.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
         self.names = {parameter: name for name, parameter in model.named_parameters()}
         self.optimizer = optimizer
-        self.is_due, self.is_stale = False, False
-        self.grad_norm, self.leftover_norm = 0.0, 0.0
-        self.before: dict[nn.Parameter, Tensor] = {}
         self.taken: Step | None = None
+        self._is_due, self._is_stale = False, False  # whether a step was taken with the gradients that are there
+        self._grad_norm = self._leftover_norm = self._taken_norm = 0.0
+        self._before: dict[nn.Parameter, Tensor] = {}
 
     @contextmanager
-    def following(self) -> Iterator[Updates]:
+    def following(self) -> Iterator[None]:
         """While this is open, steps are seen."""
         with ExitStack() as stack:
             stack.callback(register_optimizer_step_pre_hook(self._before_step).remove)
             stack.callback(register_optimizer_step_post_hook(self._after_step).remove)
-            yield self
-        self.before.clear()
+            stack.callback(self._before.clear)
+            yield
 
     def before_backward(self, *, is_due: bool) -> None:
         """A backward pass begins: what lies in the gradients now was left there; ``is_due`` if the step is measured."""
-        self.is_due, self.taken = is_due, None
+        self._is_due, self.taken = is_due, None
         if is_due:
-            self.leftover_norm = total_norm(list(self.names)) if self.is_stale else 0.0
-        self.is_stale = False
+            self._leftover_norm = total_norm(self.names) if self._is_stale else 0.0
+        self._is_stale = False
 
     def after_backward(self, *, grad_scale: float = 1.0) -> None:
         """It is over; the gradients are divided by ``grad_scale`` before the step."""
-        if self.is_due:
-            self.grad_norm = total_norm(list(self.names)) / grad_scale
+        if self._is_due:
+            self._grad_norm = total_norm(self.names) / grad_scale
 
-    def holds(self, optimizer: torch.optim.Optimizer) -> bool:
+    def _holds(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether this is the optimiser to follow."""
-        if self.optimizer is not None:
-            return optimizer is self.optimizer
-        return any(parameter in self.names for group in optimizer.param_groups for parameter in group["params"])
+        return optimizer is self.optimizer if self.optimizer is not None else bool(own(optimizer, self.names))
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> None:
-        if not self.holds(optimizer):
+        if not self._holds(optimizer):
             return
-        self.is_stale = True
+        self._is_stale = True
         has_closure = any(map(callable, (*arguments[1:], keywords.get("closure"))))
-        if self.is_due and not has_closure:  # a closure makes the gradients that the step takes, only then
-            self.taken_norm = total_norm(list(self.names))
-            self.before |= {p: p.detach().clone() for p in mine(optimizer, self.names) if p.grad is not None}
+        if self._is_due and not has_closure:  # a closure makes the gradients that the step takes, only then
+            self._taken_norm = total_norm(self.names)
+            self._before |= copies_of(own(optimizer, self.names))
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        if not self.is_due or not self.holds(optimizer) or not self.before:
+        if not self._is_due or not self._holds(optimizer) or not self._before:
             return
         step = step_taken(
             optimizer,
             self.names,
-            self.before,
-            grad_norm=self.grad_norm,
-            taken_norm=self.taken_norm,
-            leftover_norm=self.leftover_norm,
+            self._before,
+            grad_norm=self._grad_norm,
+            taken_norm=self._taken_norm,
+            leftover_norm=self._leftover_norm,
         )
         earlier = {} if self.taken is None else self.taken.update_norms  # of another optimiser of the same model
         self.taken = Step(step.record, earlier | step.update_norms)
-        for parameter in mine(optimizer, self.names):
-            self.before.pop(parameter, None)
+        for parameter in own(optimizer, self.names):
+            self._before.pop(parameter, None)
 
 
 @torch.no_grad()
@@ -118,7 +119,7 @@ def step_taken(
     taken_norm: float,
     leftover_norm: float,
 ) -> Step:
-    """What an optimiser has just made of the gradients of a model.
+    """Measure what an optimiser has just made of the gradients of a model.
 
     Args:
         optimizer: whose step it was; its parameters' gradients are still those of the step.
@@ -128,7 +129,7 @@ def step_taken(
         taken_norm: the same as the step found it: after clipping.
         leftover_norm: the same before the backward pass.
     """
-    parameters = [parameter for parameter in mine(optimizer, names) if parameter in before]
+    parameters = [parameter for parameter in own(optimizer, names) if parameter in before]
     updates = {parameter: parameter.detach() - before[parameter] for parameter in parameters}
     record = UpdateRecord(
         optimizer=type(optimizer).__name__,
@@ -143,17 +144,22 @@ def step_taken(
 
 
 def with_step(record: ReadingRecord, step: Step) -> ReadingRecord:
-    """A reading, and what the optimiser made of its gradients."""
+    """Return the reading with what the optimiser made of its gradients."""
     parameters = tuple(replace(p, update_norm=step.update_norms.get(p.name)) for p in record.parameters)
     return replace(record, parameters=parameters, update=step.record)
 
 
-def mine(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> list[nn.Parameter]:
+def own(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> list[nn.Parameter]:
     """The model's parameters among the optimiser's."""
     return [p for group in optimizer.param_groups for p in group["params"] if p in names]
 
 
-def total_norm(parameters: list[nn.Parameter]) -> float:
+def copies_of(parameters: Iterable[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
+    """Copies of the parameters that have a gradient."""
+    return {parameter: parameter.detach().clone() for parameter in parameters if parameter.grad is not None}
+
+
+def total_norm(parameters: Iterable[nn.Parameter]) -> float:
     """L2 of all gradients together."""
     norms = norms_of([parameter.grad for parameter in parameters if parameter.grad is not None])
     return math.sqrt(sum(norm**2 for norm in norms))
@@ -175,9 +181,9 @@ def decay_ratio(
     for group in optimizer.param_groups:
         decay = float(group.get("weight_decay") or 0.0)
         decoupled = group.get("decoupled_weight_decay") or type(optimizer).__name__ in DECOUPLED
-        share = decay * float(group["lr"]) if decoupled else decay
+        factor = decay * float(group["lr"]) if decoupled else decay
         found = [parameter for parameter in group["params"] if parameter in updates]
-        pulls = [torch.add(updates[p], before[p], alpha=share) if decoupled else p.grad for p in found]
+        pulls = [torch.add(updates[p], before[p], alpha=factor) if decoupled else p.grad for p in found]
         pulled += sum(norm**2 for norm in norms_of(pulls))
-        decayed += sum((share * norm) ** 2 for norm in norms_of([before[p] for p in found])) if decay else 0.0
+        decayed += sum((factor * norm) ** 2 for norm in norms_of([before[p] for p in found])) if decay else 0.0
     return math.sqrt(decayed / pulled) if pulled else math.inf if decayed else 0.0

@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reslab.errors import RequestError
-from reslab.probe.checks import check_batch, check_model
+from reslab.probe._evidence import Evidence
+from reslab.probe._reading import read
+from reslab.probe.batch import BatchLoss, LossFn, LossOf, ModelCall, check_model
 from reslab.probe.depth import measure_depth
-from reslab.probe.eager import eagerly
-from reslab.probe.inputs import call, mapped
-from reslab.probe.reading import Batch, LossFn, read
-from reslab.probe.untouched import untouched
-from reslab.probe.verdict.evidence import Evidence
-from reslab.probe.verdict.judge import judge
+from reslab.probe.rules import judge
 from reslab.records import (
     BlockFlowRecord,
     DepthRecord,
@@ -29,10 +26,14 @@ from reslab.records import (
     encode,
 )
 from reslab.report.verdict import verdict_lines, verdict_sentence
+from reslab.untouched import same_modes, untouched
 from reslab.version import __version__
 
 if TYPE_CHECKING:
     from reslab.report import DiagnosisRecord, Figure
+
+MIN_BATCHES_SEEN = 20
+"""Batches from which a batch norm's stored statistics are worth something, with the usual momentum of a tenth."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,12 +63,12 @@ class Diagnosis:
 
     @property
     def findings(self) -> tuple[FindingRecord, ...]:
-        """Worst first."""
+        """What the rules found, worst first."""
         return self.judged.findings
 
     @property
     def not_checked(self) -> dict[str, str]:
-        """Rule to why it couldn't say."""
+        """Each rule that could not be checked, and why."""
         return self.judged.not_checked
 
     @property
@@ -76,7 +77,7 @@ class Diagnosis:
         return self.readings[-1].blocks
 
     def chart(self, name: str) -> Figure:
-        """One figure; it shows itself in a notebook, and its ``save`` writes PNG, SVG, JSON or its numbers as CSV.
+        """Draw one figure; it shows itself in a notebook, and its ``save`` writes PNG, SVG, JSON or numbers as CSV.
 
         Args:
             name: ``flow``, ``split``, ``signal``, ``units``, ``updates``, ``paths``, ``shattering``, ``lesions``,
@@ -90,7 +91,7 @@ class Diagnosis:
         return diagnosis_figure(name, self.record)
 
     def save(self, path: Path | str) -> Path:
-        """Writes everything as one HTML page, which opens without a network, and returns its path."""
+        """Write everything as one HTML page, which opens without a network, and return its path."""
         from reslab.report import write_diagnosis_page
 
         return write_diagnosis_page(self.record, path)
@@ -109,7 +110,7 @@ class Diagnosis:
         return "\n".join(line for line, _ in verdict_lines(self.name, self.judged))
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, in plain types."""
+        """Return all of it, in plain types."""
         return {
             "name": self.name,
             "facts": self.facts,
@@ -120,20 +121,20 @@ class Diagnosis:
         }
 
     def to_json(self) -> str:
-        """All of it, as one JSON object."""
+        """Return all of it, as one JSON object."""
         return encode(self.to_dict(), indent=2)
 
 
 def diagnose(
     model: nn.Module,
-    batch: Batch,
+    batch: tuple[Any, Any],
     loss_fn: LossFn,
     *,
     depth: Literal["quick", "full"] = "quick",
     twin: bool = False,
     step: int | None = None,
 ) -> Diagnosis:
-    """Runs one batch forward and backward, looks at what happens, and says what is wrong.
+    """Run one batch forward and backward, look at what happens, and say what is wrong.
 
     The model is left as it was, bit for bit: parameters, buffers, gradients, mode, hooks, and the random numbers too.
     It is read as it trains: a model in eval mode in train mode for that time, a compiled one uncompiled.
@@ -145,7 +146,7 @@ def diagnose(
         loss_fn: outputs and targets to a scalar, such as ``torch.nn.functional.cross_entropy``.
         depth: ``full`` also measures paths, shattering, Jacobians, lesions, noise, and the loss around the weights; it
             takes some hundred passes.
-        twin: also runs the same weights with all shortcuts cut, for the pictures.
+        twin: also run the same weights with all shortcuts cut, for the pictures.
         step: how many steps it was trained for; some things are by design before the first one only. By default what
             its batch norms have counted, or 0.
 
@@ -159,38 +160,55 @@ def diagnose(
         ['SOFTMAX_TWICE']
     """
     check_model(model)
-    check_batch(batch)
+    return diagnose_step(model, BatchLoss(batch, loss_fn), depth=depth, twin=twin, step=step)
+
+
+def diagnose_step(
+    model: nn.Module,
+    loss_of: LossOf,
+    *,
+    depth: Literal["quick", "full"] = "quick",
+    twin: bool = False,
+    step: int | None = None,
+) -> Diagnosis:
+    """Diagnose a training step whose batch is no pair of inputs and targets, such as a task's; else as ``diagnose``.
+
+    What needs samples of their own, such as the noise of the gradient, is listed as not measured.
+
+    Args:
+        model: any.
+        loss_of: runs the model on the batch and returns the loss.
+        depth: as for ``diagnose``.
+        twin: as for ``diagnose``.
+        step: as for ``diagnose``.
+
+    Raises:
+        RequestError: as ``diagnose`` does.
+    """
+    check_model(model)
     if depth not in ("quick", "full"):
         raise RequestError(f"depth is quick or full, got {depth!r}.")
     step = batches_seen(model) if step is None else step
-    with torch.inference_mode(False), untouched(model), eagerly():
-        eval_loss = loss_in_eval_mode(model, batch, loss_fn) if step else None
+    with untouched(model, is_training=True):
+        eval_loss = loss_in_eval_mode(model, loss_of) if step else None
         with torch.enable_grad():
-            reading = read(model if model.training else model.train(), batch, loss_fn, step=step)
-    reading, measured = replace(reading, eval_loss=eval_loss), None
+            reading = replace(read(model, loss_of, step=step), eval_loss=eval_loss)
+    measured = None
     if depth == "full" or twin:
-        with untouched(model):
-            model.train()
-            measured = measure_depth(
-                model, batch, loss_fn, is_full=depth == "full", twin=twin, is_trained=step >= SETTLED
-            )
-    return Diagnosis(
-        (reading,),
-        judge(Evidence((reading,), depth=measured)),
-        measured,
-        name=name_of(model),
-        facts=facts_of(model, loss_fn=loss_fn),
-    )
+        is_trained = step >= MIN_BATCHES_SEEN
+        measured = measure_depth(model, loss_of, is_full=depth == "full", twin=twin, is_trained=is_trained)
+    judged = judge(Evidence((reading,), depth=measured))
+    return Diagnosis((reading,), judged, measured, name=name_of(model), facts=facts_of(model, loss_of=loss_of))
 
 
 def name_of(model: nn.Module) -> str:
-    """Of its class; of the one inside, for a compiled or wrapped one."""
+    """Return the name of its class; of the one inside, for a compiled or wrapped one."""
     inside = getattr(model, "_orig_mod", getattr(model, "module", model))
     return type(inside).__name__
 
 
-def facts_of(model: nn.Module, *, loss_fn: LossFn | None = None) -> dict[str, Any]:
-    """What a reader of the page wants to know besides."""
+def facts_of(model: nn.Module, *, loss_of: LossOf | None = None) -> dict[str, Any]:
+    """Return what a reader of the page wants to know besides."""
     parameters = list(model.parameters())
     facts: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in parameters),
@@ -199,29 +217,22 @@ def facts_of(model: nn.Module, *, loss_fn: LossFn | None = None) -> dict[str, An
         "torch": torch.__version__,
         "reslab": __version__,
     }
-    if loss_fn is not None:
+    if loss_of is not None:
+        loss_fn = loss_of.loss_fn if isinstance(loss_of, BatchLoss) else loss_of
         facts["loss function"] = getattr(loss_fn, "__qualname__", type(loss_fn).__name__)
     return facts
-
-
-SETTLED = 20
-"""Batches from which a batch norm's stored statistics are worth something, with the usual momentum of a tenth."""
 
 
 def batches_seen(model: nn.Module) -> int:
     """What its batch norms have counted; 0 without any, and for a few batches, as of a trial run."""
     counts = [module.num_batches_tracked for module in model.modules() if isinstance(module, _BatchNorm)]
     seen = max((int(count) for count in counts if count is not None), default=0)
-    return seen if seen >= SETTLED else 0
+    return seen if seen >= MIN_BATCHES_SEEN else 0
 
 
 @torch.no_grad()
-def loss_in_eval_mode(model: nn.Module, batch: Batch, loss_fn: LossFn) -> float:
-    """Of the same batch; with the statistics that batch norms have stored."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    inputs, targets = batch
-    loss = loss_fn(call(model, mapped(inputs, Tensor.clone)), targets)
-    for module, was_training in modes:
-        module.training = was_training
-    return float(loss)
+def loss_in_eval_mode(model: nn.Module, loss_of: LossOf) -> float:
+    """The loss of the same batch with the statistics that batch norms have stored."""
+    with same_modes(model), ModelCall().hooked(model):
+        model.eval()
+        return float(loss_of(model))

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from reslab.layers.junction import Add, BranchOnly, DroppedShortcutAdd, GatedAdd, ScaledAdd
 from reslab.layers.nd import CellMean
-from reslab.layers.shortcut import ZeroPad
+from reslab.layers.shortcut import NoShortcut, ZeroPad
 from reslab.models.block import Block
 from reslab.records import LayerKind, LayerRecord
 
-WORDS: dict[str, tuple[LayerKind, str]] = {
+WHOLES: dict[str, tuple[LayerKind, str]] = {
     "FrozenBatchNorm": ("norm", "frozen norm"),
     "FrozenBatchNorm2d": ("norm", "frozen norm"),
     "SqueezeExcite": ("attention", "squeeze-excite"),
@@ -26,22 +26,22 @@ WORDS: dict[str, tuple[LayerKind, str]] = {
     "ScalarAffine": ("other", "scale + bias"),
     "Multiply": ("other", "scale"),
 }
-"""Modules by the names of their classes, ours and others'; what happens inside them is not told."""
+"""Modules by the names of their classes, ours and others'; the layers inside them are not listed."""
 NORMS = ("BatchNorm", "SyncBatchNorm", "InstanceNorm", "LayerNorm", "RMSNorm")
 
 
-def is_told(module: nn.Module) -> bool:
-    """Whether it is named as a whole: it has no parts, or they don't matter."""
-    return type(module).__name__ in WORDS or next(module.children(), None) is None
+def is_layer(module: nn.Module) -> bool:
+    """Return whether a module is named as a whole: it has no parts, or they don't matter."""
+    return type(module).__name__ in WHOLES or next(module.children(), None) is None
 
 
 def describe(module: nn.Module) -> LayerRecord | None:
-    """What a layer is; None if it does nothing."""
+    """Return what a layer is; None if it does nothing."""
     kind = type(module).__name__
     match module:
-        case _ if kind in WORDS:
-            return LayerRecord(*WORDS[kind])
-        case nn.Identity() | nn.Flatten() | nn.Dropout(p=0) | nn.Dropout2d(p=0):
+        case _ if kind in WHOLES:
+            return LayerRecord(*WHOLES[kind])
+        case nn.Identity() | nn.Flatten() | nn.Dropout(p=0) | nn.Dropout2d(p=0) | NoShortcut() | BranchOnly():
             return None
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
             return LayerRecord("conv", conv_text(module))
@@ -110,19 +110,14 @@ def junction_text(block: Block) -> str:
             return "add, both gated" if exclusive else "add, shortcut gated"
         case DroppedShortcutAdd():
             return "add, shortcut dropped out"
-        case ScaledAdd():
-            return ", ".join(["add", *scale_texts(block.junction)])
+        case ScaledAdd(shortcut_gain=gain, branch_scale=scale):
+            texts = ["add"] if gain == 1 else ["add", f"shortcut x {gain:.3g}"]
+            if isinstance(scale, Tensor):
+                texts.append("branch x learned scale")
+            elif scale != 1:
+                texts.append(f"branch x {scale:.3g}")
+            return ", ".join(texts)
         case Add():
             return "add"
         case other:
             return type(other).__name__
-
-
-def scale_texts(junction: ScaledAdd) -> list[str]:
-    """What a scaled addition multiplies, and by how much."""
-    scale = junction.branch_scale
-    learned = isinstance(scale, Tensor)
-    texts = [] if junction.shortcut_gain == 1 else [f"shortcut x {junction.shortcut_gain:.3g}"]
-    if learned or scale != 1:
-        texts.append("branch x learned scale" if learned else f"branch x {scale:.3g}")
-    return texts
