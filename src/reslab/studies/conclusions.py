@@ -178,7 +178,9 @@ def recipe(rows: Sequence[StudyRow]) -> str:
     for depth, some in by_depth(rows).items():
         parts = ended_by(some, "recipe")
         bare = parts.pop("none", None)
-        for name, row in parts.items() if bare else ():
+        if bare is None:
+            continue
+        for name, row in parts.items():
             text = comparison_text(row, bare, "test_error", names=(name, "without"))
             ratios = {word: row.mean(key) / bare.mean(key) for word, key in COSTS.items() if bare.values.get(key)}
             costs = [f"{word} {ratio:.2f}x" for word, ratio in ratios.items() if abs(ratio - 1) > 0.05]
