@@ -16,7 +16,6 @@ from typing import Any, Literal, get_args, get_origin
 
 import torch
 
-from reslab.run.config import FLAGS, list_recipes, load_recipe, option_paths
 from reslab.data.sources import SOURCES
 from reslab.layers.connections import CONNECTIONS
 from reslab.models.architecture import CHOICES, Architecture
@@ -41,6 +40,7 @@ from reslab.records import (
 )
 from reslab.report.structure import draw_structure
 from reslab.report.study.table import markdown_of as study_markdown
+from reslab.run.config import FLAGS, list_recipes, load_recipe
 from reslab.studies import STUDIES, judge_claims, shipped_studies
 from reslab.studies.claims import claims_markdown, count_words
 

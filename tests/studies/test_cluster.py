@@ -33,7 +33,11 @@ def test_a_machine_of_the_cluster_dies_and_the_table_is_the_same(tmp_path):
     for name, run in SMALL.runs().items():
         assert run.execute(tmp_path / "here" / name, resume=True) == ""
     errors = [
-        [row.values[key] for row in SMALL.record(tmp_path / where).rows for key in ("train_error", "test_error", "end_half")]
+        [
+            row.values[key]
+            for row in SMALL.record(tmp_path / where).rows
+            for key in ("train_error", "test_error", "end_half")
+        ]
         for where in ("cluster", "here")
     ]
     assert errors[0] == errors[1]

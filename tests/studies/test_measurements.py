@@ -82,8 +82,11 @@ def test_a_measurement_names_the_threads_it_computed_with(tmp_path, threads, rec
     assert run.read(tmp_path).machine["threads"] == recorded
 
 
-def test_identity_is_estimated_by_its_number_of_steps():
-    assert RUN.expected_s() < replace(RUN, settings=SETTINGS | {"steps": 100_000}).expected_s()
+def test_identity_is_estimated_by_its_number_of_steps(monkeypatch):
+    done = []
+    monkeypatch.setattr(identity, "measure", lambda seed, steps, **settings: done.append(steps))
+    assert RUN.expected_s() < replace(RUN, settings=SETTINGS | {"steps": 10**9}).expected_s()
+    assert done == [50, 50]
 
 
 @pytest.mark.slow
