@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fresh import in_fresh_process
 from measure import parse_flags, report
 from reslab.models.catalog import create_model
-from reslab.training.process_memory import peak_mib, resident_mib
+from reslab.studies.scale import peak_mib, resident_mib
 
 NAMES = ("resnet110", "resnet1202")
 BATCH, SIDE = 64, 32

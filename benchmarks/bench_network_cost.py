@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fresh import in_fresh_process
 from measure import interleave, parse_flags, ratios, report
 from reslab.models.catalog import create_model
-from reslab.training.process_memory import peak_mib, resident_mib
+from reslab.studies.scale import peak_mib, resident_mib
 
 BATCH, SIDE = 8, 128
 BAR = 1.03

@@ -16,7 +16,6 @@ from typing import Any, Literal, get_args, get_origin
 
 import torch
 
-
 from reslab.data import SOURCES
 from reslab.layers import CONNECTIONS, Connection
 from reslab.models import Architecture, cifar, create_model
@@ -40,13 +39,10 @@ from reslab.records import (
     StudyRecord,
     StudyRow,
 )
-from reslab.report.structure import draw_structure
 from reslab.report.study_table import markdown_of as study_markdown
 from reslab.run.config import FLAGS, list_recipes, load_recipe
-from reslab.studies.catalog import STUDIES
-from reslab.studies.claims.ledger import shipped_evidence
-from reslab.studies.claims.text import counts_of, judge_all
-from reslab.studies.claims.text import markdown_of as claims_markdown
+from reslab.studies import STUDIES, judge_claims, shipped_studies
+from reslab.studies.claims import claims_markdown, count_words
 
 DOCS = Path(__file__).parent
 RECORDS = {
@@ -241,13 +237,13 @@ def rules() -> str:
 
 def claims() -> str:
     """The ledger, by the studies that come with reslab."""
-    judged = judge_all(shipped_evidence())
-    return f"{counts_of(judged)}.\n\n{claims_markdown(judged)}"
+    findings = judge_claims(shipped_studies())
+    return f"{count_words(findings)}.\n\n{claims_markdown(findings)}"
 
 
 def results() -> str:
     """What the studies that come with reslab have found."""
-    found = shipped_evidence().studies
+    found = shipped_studies()
     records = [found[name] for study in STUDIES for name in sorted(found) if name.partition("-")[0] == study]
     titled = (replace(one, title=f"{one.title} `{one.command.removeprefix('reslab ')}`") for one in records)
     return "\n".join(f"#{study_markdown(one)}" for one in titled)

@@ -1,4 +1,4 @@
-"""Takes the records of finished studies into the ledger: from the folders named to what comes with reslab.
+"""Take the records of finished studies into the ledger: from the folders named to what comes with reslab.
 
 ``python docs/refresh_claims.py runs/study-degradation-digits runs/study-identity ...``, then ``make docs``. The
 accuracies on CIFAR-10 come from ``benchmarks/results``.
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from reslab.records import MeasureRecord, StudyRecord, StudyRow, read_study
-from reslab.studies.claims.ledger import SHIPPED
+from reslab.studies.claims import SHIPPED
 from reslab.studies.study import PICTURE
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
@@ -24,7 +24,7 @@ PICTURED = "degradation-digits"
 
 
 def main() -> int:
-    """Copies each study.json under the study's own name. Returns the exit code."""
+    """Copy each study.json under the study's own name. Return the exit code."""
     take_accuracy()
     folders = [Path(name) for name in sys.argv[1:]]
     for folder in folders:
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def take_accuracy() -> None:
-    """What ``benchmarks/bench_accuracy.py`` measured on all of CIFAR-10, as a study of its own."""
+    """Write what ``benchmarks/bench_accuracy.py`` measured on all of CIFAR-10 as a study of its own."""
     found = [json.loads((RESULTS / f"accuracy_{name}.json").read_text(encoding="utf-8")) for name in ACCURACIES]
     rows = []
     for row in (result["rows"][0] for result in found):

@@ -1,4 +1,4 @@
-"""Runs the demo and puts its table and picture into the READMEs, so that they show what the program shows."""
+"""Run the demo and put its table and picture into the READMEs, so that they show what the program shows."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ WORDS = {
 
 
 def run_demo(out: Path) -> list[dict]:
-    """The rows of a fresh demo."""
+    """Run a fresh demo; return its rows."""
     command = [sys.executable, "-m", "reslab", "demo", "--json", "--out", str(out)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)["rows"]
 
 
 def markdown(rows: list[dict], head: str, plain: str, residual: str) -> str:
-    """The table."""
+    """Write the table."""
     lines = [f"| {head} |\n", "|---:|---|---:|---:|---:|---:|\n"]
     for row in rows:
         kind = residual if row["kind"] == "residual" else plain
@@ -36,7 +36,7 @@ def markdown(rows: list[dict], head: str, plain: str, residual: str) -> str:
 
 
 def main() -> None:
-    """Refreshes both READMEs and the picture of the gradient flow."""
+    """Refresh both READMEs and the picture of the gradient flow."""
     with tempfile.TemporaryDirectory() as folder:
         rows = run_demo(Path(folder))
         shutil.copy(Path(folder) / "gradient-flow.png", ROOT / "docs" / "demo-gradient-flow.png")

@@ -11,23 +11,28 @@ import pytest
 from reslab.cli.main import main
 from reslab.errors import RequestError
 from reslab.records import MeasureRecord, StudyRecord, StudyRow, read_study
-from reslab.studies.catalog import STUDIES
-from reslab.studies.claims.counted import macs_a_position
-from reslab.studies.claims.ledger import Evidence, evidence_in, read_evidence, shipped_evidence
-from reslab.studies.claims.text import CLAIMS, judge_all, markdown_of
+from reslab.studies import STUDIES, Finding, find_studies, judge_claims, shipped_studies
+from reslab.studies import _claim_tests as claim_tests
+from reslab.studies._claim_tests import macs_per_position
+from reslab.studies.claims import claims_markdown, judge, load_claims, read_studies
 
-BY_KEY = {claim.key: claim for claim in CLAIMS}
+CLAIMS = {claim.key: claim for claim in load_claims()}
+Studies = dict[str, StudyRecord]
 
 
-def study(name: str, rows: dict[str, tuple[dict, dict]]) -> Evidence:
-    """Evidence of one study; rows as factors and values."""
+def find(key: str, studies: Studies) -> Finding:
+    return judge(CLAIMS[key], studies)
+
+
+def study(name: str, rows: dict[str, tuple[dict, dict]]) -> Studies:
+    """One study by its name; rows as factors and values."""
     made = tuple(StudyRow(key, factors, values, {}, 0) for key, (factors, values) in rows.items())
     measures = (MeasureRecord("train_error", "clean training error", "percent"),)
     record = StudyRecord(name, "T", "Q?", ("P.",), "reslab study x", (0, 1), measures, made, "", {"processor": "p"}, {})
-    return Evidence({name: record})
+    return {name: record}
 
 
-def depths(plain: tuple[float, float], residual: tuple[float, float], **values: dict[str, float]) -> Evidence:
+def depths(plain: tuple[float, float], residual: tuple[float, float], **values: dict[str, float]) -> Studies:
     """Two seeds a network, close together; ``values`` by measure and family."""
     rows = {}
     for family, kind, errors in (("plain", "plain", plain), ("resnet", "residual", residual)):
@@ -48,7 +53,7 @@ def depths(plain: tuple[float, float], residual: tuple[float, float], **values: 
     ],
 )
 def test_degradation_follows_the_training_errors(plain, residual, word):
-    assert BY_KEY["degradation"].judge(depths(plain, residual)).word == word
+    assert find("degradation", depths(plain, residual)).word == word
 
 
 @pytest.mark.parametrize(
@@ -62,9 +67,9 @@ def test_degradation_follows_the_training_errors(plain, residual, word):
     ],
 )
 def test_vanishing_follows_the_gradients(plain, residual, vanishing, the_one):
-    evidence = depths((0, 0.5), (0, 0), start_growth={"plain": plain, "resnet": residual})
-    assert BY_KEY["vanishing"].judge(evidence).word == vanishing
-    assert BY_KEY["the-one"].judge(evidence).word == the_one
+    studies = depths((0, 0.5), (0, 0), start_growth={"plain": plain, "resnet": residual})
+    assert find("vanishing", studies).word == vanishing
+    assert find("the-one", studies).word == the_one
 
 
 @pytest.mark.parametrize(
@@ -76,7 +81,7 @@ def test_the_identity_is_easier_only_where_shortcuts_win(shallow, deep, word):
         for blocks, residual in ((1, shallow), (4, deep))
         for kind, error in (("plain", 0.1), ("residual", residual), ("residual, zero init", 0.0))
     }
-    assert BY_KEY["identity"].judge(study("identity", rows)).word == word
+    assert find("identity", study("identity", rows)).word == word
 
 
 @pytest.mark.parametrize(
@@ -98,7 +103,7 @@ def test_mnist_follows_accuracies_and_their_spread(plain, residual, word):
         )
         for kind, values in (("plain", plain), ("residual", residual))
     }
-    assert BY_KEY["mnist"].judge(study("mnist-quick", rows)).word == word
+    assert find("mnist", study("mnist-quick", rows)).word == word
 
 
 @pytest.mark.parametrize(
@@ -112,7 +117,7 @@ def test_clean_shortcuts_are_judged_at_the_greatest_depth(halved, gated, word):
         for kind, error in kinds.items()
         for depth in (20, 110)
     }
-    found = BY_KEY["clean-shortcuts"].judge(study("variants-digits", rows))
+    found = find("clean-shortcuts", study("variants-digits", rows))
     assert found.word == word
     assert f"of 110 layers: identity 0.00 %, both halved {100 * halved:.2f} %" in found.measured
 
@@ -125,46 +130,47 @@ def test_mixed_precision_is_judged_by_time_and_memory(time, memory, word):
         name: ({"depth": 56, "recipe": name}, {"step_ratio": (float(slow),) * 2, "kept_mib": (10 * size,) * 2})
         for name, slow, size in (("none", 1, 1), ("mixed precision", time, memory))
     }
-    found = BY_KEY["mixed-precision"].judge(study("recipe-digits", rows))
+    found = find("mixed-precision", study("recipe-digits", rows))
     assert found.word == word
     assert f"takes {time:.2f} times as long" in found.measured
 
 
-def test_what_was_not_run_is_not_judged_and_says_what_would_test_it():
-    judged = {claim.key: finding for claim, finding in judge_all(Evidence())}
-    assert {finding.word for key, finding in judged.items() if BY_KEY[key].needs} == {"not tested here"}
-    assert "`reslab study degradation --preset digits`" in judged["degradation"].measured
-    assert judged["human"].word == judged["bottleneck"].word == "does not hold"
+def test_studies_that_were_not_run_are_named_by_their_command():
+    found = {finding.claim.key: finding for finding in judge_claims({})}
+    assert {finding.word for finding in found.values() if finding.claim.studies} == {"not tested here"}
+    assert "`reslab study degradation --preset digits`" in found["degradation"].measured
+    assert found["human"].word == found["bottleneck"].word == "does not hold"
 
 
-def test_every_claim_names_a_study_that_there_is():
-    assert {claim.needs.partition("-")[0] for claim in CLAIMS if claim.needs} <= set(STUDIES)
-    assert len({claim.key for claim in CLAIMS}) == len(CLAIMS)
-    assert all(claim.source for claim in CLAIMS)
+def test_every_claim_has_a_source_and_a_study_and_test_that_exist():
+    assert {name.partition("-")[0] for claim in CLAIMS.values() for name in claim.studies} <= {*STUDIES, "accuracy"}
+    assert len(CLAIMS) == len(load_claims())
+    for claim in CLAIMS.values():
+        assert claim.source
+        assert hasattr(claim_tests, claim.test) if claim.test else claim.measured
 
 
 def test_a_bottleneck_costs_a_seventeenth_and_grows_with_the_square_too():
-    assert macs_a_position("basic", 256) == 2 * 9 * 256 * 256
-    assert macs_a_position("bottleneck", 256) == 2 * 256 * 64 + 9 * 64 * 64
-    assert macs_a_position("bottleneck", 512) == 4 * macs_a_position("bottleneck", 256)
+    assert macs_per_position("basic", 256) == 2 * 9 * 256 * 256
+    assert macs_per_position("bottleneck", 256) == 2 * 256 * 64 + 9 * 64 * 64
+    assert macs_per_position("bottleneck", 512) == 4 * macs_per_position("bottleneck", 256)
 
 
 def test_shipped_evidence_is_whole_and_stands_in_the_docs():
-    evidence = shipped_evidence()
-    assert "degradation-digits" in evidence.studies
-    assert not [row for record in evidence.studies.values() for row in record.rows if row.waiting]
-    table = markdown_of(judge_all(evidence))
-    assert table in Path("docs/claims.md").read_text(encoding="utf-8")
+    studies = shipped_studies()
+    assert "degradation-digits" in studies
+    assert not [row for record in studies.values() for row in record.rows if row.waiting]
+    assert claims_markdown(judge_claims(studies)) in Path("docs/claims.md").read_text(encoding="utf-8")
 
 
-def test_ones_own_studies_take_the_place_of_the_shipped_ones(tmp_path, capsys):
-    record = depths((0.0, 0.0), (0.0, 0.0)).studies["degradation-digits"]
+def test_own_studies_take_the_place_of_the_shipped_ones(tmp_path, capsys):
+    record = depths((0.0, 0.0), (0.0, 0.0))["degradation-digits"]
     more = replace(record, rows=tuple(replace(row, values={"train_error": (0.0,) * 3}) for row in record.rows))
     for name, one in (("a", record), ("b", more)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "study.json").write_text(one.to_json(), encoding="utf-8")
     assert read_study(tmp_path / "a" / "study.json") == record
-    assert evidence_in(tmp_path).studies["degradation-digits"] == more  # the one with more runs
+    assert find_studies(tmp_path)["degradation-digits"] == more  # the one with more runs
     assert main(["study", "claims", "--runs", str(tmp_path), "--json"]) == 0
     found = {line["key"]: line for line in json.loads(capsys.readouterr().out)["claims"]}
     assert found["degradation"]["word"] == "does not hold"
@@ -173,7 +179,7 @@ def test_ones_own_studies_take_the_place_of_the_shipped_ones(tmp_path, capsys):
 
 def test_bad_evidence_is_one_clear_error(tmp_path, capsys):
     assert main(["study", "claims", "--runs", str(tmp_path)]) == 2
-    assert "holds no study" in capsys.readouterr().err
+    assert "contains no study" in capsys.readouterr().err
     (tmp_path / "study.json").write_text("{", encoding="utf-8")
     with pytest.raises(RequestError, match="is damaged"):
-        read_evidence([tmp_path / "study.json"])
+        read_studies([tmp_path / "study.json"])

@@ -1,4 +1,4 @@
-"""Studies on a Ray cluster: the same table as on one machine, also where a machine of it dies."""
+"""Studies on a Ray cluster: the same table as on one machine, even where one of its machines dies."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import pytest
 
 from reslab.cli.main import main
 from reslab.errors import RequestError
-from reslab.studies.cluster import check_address, run_on_ray
-from reslab.studies.degradation import degradation
-from reslab.studies.grid import run_grid
-from reslab.studies.presets import Choices
+from reslab.studies import StudySpec, create_study, run_on_ray
+from reslab.studies.execution import check_address
 
-SMALL = degradation(Choices("digits", seeds=2, depths=(8,), epochs=2))
+SMALL = create_study(StudySpec("degradation", seeds=1, depths=(8,), epochs=2))
 
 
 @pytest.mark.slow
@@ -24,42 +22,48 @@ def test_a_machine_of_the_cluster_dies_and_the_table_is_the_same(tmp_path):
     try:
         second = cluster.add_node(num_cpus=1)
         has_died = False
-        for _ in run_on_ray(SMALL.jobs(), tmp_path / "cluster", address=cluster.address):
-            # while both machines are at work: the job of this one has to begin again elsewhere
+        for _ in run_on_ray(SMALL.runs(), tmp_path / "cluster", address=cluster.address):
+            # while both machines are at work: the run of this one has to begin again elsewhere
             if not has_died and len(list((tmp_path / "cluster").glob("*/config.toml"))) > 1:
                 cluster.remove_node(second, allow_graceful=False)
                 has_died = True
         assert has_died
     finally:
         cluster.shutdown()
-    for _ in run_grid(SMALL.jobs(), tmp_path / "here", resume=True):
-        pass
+    for name, run in SMALL.runs().items():
+        assert run.execute(tmp_path / "here" / name, resume=True) == ""
     errors = [
-        [row.values[key] for row in SMALL.rows(tmp_path / where) for key in ("train_error", "test_error", "end_half")]
+        [
+            row.values[key]
+            for row in SMALL.record(tmp_path / where).rows
+            for key in ("train_error", "test_error", "end_half")
+        ]
         for where in ("cluster", "here")
     ]
     assert errors[0] == errors[1]
-    assert all(len(numbers) == 2 for numbers in errors[0])
+    assert all(len(numbers) == 1 for numbers in errors[0])
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:port", ":6379"])
-def test_what_is_no_address_is_refused(address):
-    with pytest.raises(RequestError, match="HOST:PORT"):
+def test_a_malformed_address_is_refused(address):
+    with pytest.raises(ValueError, match="HOST:PORT"):
         check_address(address)
 
 
 def test_a_dead_cluster_is_one_clear_error(tmp_path, capsys):
+    pytest.importorskip("ray")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"  # nobody listens there
         arguments = ["study", "degradation", "--depths", "8", "14", "--ray", address, "--out", str(tmp_path / "s")]
         assert main(arguments) == 2
-    told = capsys.readouterr().err
-    assert f"No Ray cluster answers at '{address}'" in told
-    assert "ray start --head" in told
+    error = capsys.readouterr().err
+    assert f"No Ray cluster answers at '{address}'" in error
+    assert "ray start --head" in error
     assert not (tmp_path / "s").exists()
 
 
-def test_workers_and_ray_exclude_each_other(capsys):
-    assert main(["study", "degradation", "--ray", "auto", "--workers", "2"]) == 2
-    assert "Leave one out" in capsys.readouterr().err
+def test_a_bad_address_is_refused_by_the_connection(tmp_path):
+    pytest.importorskip("ray")
+    with pytest.raises(RequestError, match="HOST:PORT"):
+        next(run_on_ray(SMALL.runs(), tmp_path, address="nonsense"))

@@ -1,18 +1,17 @@
-"""``reslab study claims``."""
+"""``reslab study claims``: the ledger, judged by the studies that come with reslab or by your own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from reslab.cli._output import console, parse, print_json
+from reslab.report.study_table import origin_of
+from reslab.studies import Finding, find_studies, judge_claims, shipped_studies
+from reslab.studies.claims import count_words, plain_claims
 
-if TYPE_CHECKING:
-    from reslab.studies.claims.ledger import Claim, Finding
-
-ABOUT = "what is said about residual networks, what its source says, and what we measured"
+SUMMARY = "what is said about residual networks, what its source says, and what we measured"
 COLOURS = {"holds": "green", "holds in part": "yellow", "does not hold": "red", "not tested here": "dim"}
 
 
@@ -30,28 +29,23 @@ def run(arguments: list[str]) -> int:
     """Parse, judge, print. Return the exit code."""
     flags = parse(ClaimsFlags, arguments, command="study claims")
 
-    from reslab.studies.claims.ledger import evidence_in, shipped_evidence
-    from reslab.studies.claims.text import judge_all, plain_of
-
-    judged = judge_all(evidence_in(flags.runs) if flags.runs else shipped_evidence())
+    findings = judge_claims(find_studies(flags.runs) if flags.runs else shipped_studies())
     if flags.json:
-        print_json({"claims": plain_of(judged)})
+        print_json({"claims": plain_claims(findings)})
     else:
-        show(judged)
+        show(findings)
     return 0
 
 
-def show(judged: Sequence[tuple[Claim, Finding]]) -> None:
-    """Each claim with its word, its source and the numbers."""
-    from reslab.report.study_table import origin_of
-    from reslab.studies.claims.text import counts_of
-
+def show(findings: Sequence[Finding]) -> None:
+    """Print each claim with its word, its source and the numbers."""
     screen = console()
-    for claim, finding in judged:
-        screen.print(f"[bold {COLOURS[finding.word]}]{finding.word.upper()}[/]  [bold]{claim.says}[/] ({claim.who})")
+    for found in findings:
+        claim = found.claim
+        screen.print(f"[bold {COLOURS[found.word]}]{found.word.upper()}[/]  [bold]{claim.says}[/] ({claim.who})")
         screen.print(f"  source    {claim.source}", soft_wrap=True)
-        screen.print(f"  measured  {finding.measured}", soft_wrap=True)
-        if finding.study:
-            screen.print(f"  by        {origin_of(finding.study)}", soft_wrap=True)
+        screen.print(f"  measured  {found.measured}", soft_wrap=True)
+        if found.study:
+            screen.print(f"  by        {origin_of(found.study)}", soft_wrap=True)
         screen.print()
-    screen.print(f"{counts_of(judged)}.")
+    screen.print(f"{count_words(findings)}.")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -16,9 +15,8 @@ from rich.table import Table
 from reslab.cli._output import console, parse, print_json, table
 from reslab.errors import RequestError
 from reslab.records import as_percent
-
-if TYPE_CHECKING:
-    from reslab.studies.demo import Row
+from reslab.studies import Study
+from reslab.studies.demo import States, plan_demo, run_demo, write_demo_page
 
 
 @dataclass
@@ -40,68 +38,52 @@ class DemoFlags:
 
 
 def run(arguments: list[str]) -> int:
-    """Parse, trains the networks under a live table, concludes. Return the exit code."""
+    """Parse, train the networks under a live table, conclude. Return the exit code."""
     flags = parse(DemoFlags, arguments, command="demo")
-    check_flags(flags)
-
-    from reslab.studies.demo import conclude, demo_configs, run_demo, write_demo_page
-
-    configs = demo_configs(flags.depths, epochs=flags.epochs, seed=flags.seed)
-    screen = Console(stderr=True)
-    started = time.perf_counter()
-    rows: list[Row] = []
-    if screen.is_terminal:
-        with Live(console=screen, refresh_per_second=2) as live:
-            for rows in run_demo(configs, flags.out, workers=flags.workers or None):
-                live.update(demo_table(rows, total_epochs=flags.epochs))
-    else:
-        print(f"training {', '.join(configs)} on digits", file=sys.stderr, flush=True)
-        done: set[str] = set()
-        for rows in run_demo(configs, flags.out, workers=flags.workers or None):
-            for row in rows:
-                if row.duration_s is not None and row.name not in done:
-                    done.add(row.name)
-                    print(f"{row.name} done: training error {as_percent(row.train_error)}", file=sys.stderr, flush=True)
-    sentence, page = conclude(rows), write_demo_page(configs, flags.out, rows)
-    if flags.json:
-        print_json({"rows": [asdict(row) for row in rows], "conclusion": sentence, "page": str(page)})
-        return 0
-    out = console()
-    if not (screen.is_terminal and sys.stdout.isatty()):  # there the live table still stands
-        out.print(demo_table(rows, total_epochs=flags.epochs))
-    out.print(f"\n{sentence}", soft_wrap=True)
-    out.print(f"\n{len(rows)} networks in {time.perf_counter() - started:.0f} s. Pictures: {page}")
-    return 0
-
-
-def check_flags(flags: DemoFlags) -> None:
-    """Refuses what can't be trained, before anything starts."""
-    from reslab.studies.presets import check_depths
-
-    check_depths(flags.depths)
-    if flags.epochs < 1 or flags.workers < 0:
-        raise RequestError(f"epochs starts at 1 and workers at 0, got {flags.epochs} and {flags.workers}.")
+    if not flags.depths or flags.epochs < 1 or flags.workers < 0:
+        raise RequestError("--depths takes at least one depth, --epochs starts at 1 and --workers at 0.")
     if flags.out.is_file():
         raise RequestError(f"--out {flags.out} is a file. Name a folder.")
 
+    study = plan_demo(flags.depths, epochs=flags.epochs)
+    started, screen, done = time.perf_counter(), Console(stderr=True), set[str]()
+    if not screen.is_terminal:
+        print(f"training {', '.join(one.name for one in study.settings)} on digits", file=sys.stderr, flush=True)
+    with Live(console=screen, refresh_per_second=2) if screen.is_terminal else nullcontext() as live:
+        for states in run_demo(study, flags.out, seed=flags.seed, workers=flags.workers or None):
+            if live is not None:
+                live.update(demo_table(study, states))
+                continue
+            for name, state in states.items():
+                if state.status == "done" and name not in done:
+                    done.add(name)
+                    error = as_percent(state.values["train_error"])
+                    print(f"{name} done: training error {error}", file=sys.stderr, flush=True)
+    sentence, page = write_demo_page(study, states, flags.out)
+    if flags.json:
+        keys, rows = ("num_parameters", "train_error", "test_error", "duration_s"), []
+        for one in study.settings:
+            values = {key: states[one.name].values[key] for key in keys}
+            rows.append({"name": one.name, **one.factors, "epochs": flags.epochs, **values})
+        print_json({"rows": rows, "conclusion": sentence, "page": str(page)})
+        return 0
+    out = console()
+    if not (screen.is_terminal and sys.stdout.isatty()):  # there the live table still stands
+        out.print(demo_table(study, states))
+    out.print(f"\n{sentence}", soft_wrap=True)
+    out.print(f"\n{len(states)} networks in {time.perf_counter() - started:.0f} s. Pictures: {page}")
+    return 0
 
-def demo_table(rows: Sequence[Row], *, total_epochs: int) -> Table:
-    """The table as it stands."""
+
+def demo_table(study: Study, states: States) -> Table:
+    """The table as it stands; how far a network is stands in for its error."""
     columns = ["depth", "kind", "parameters", "clean training error", "test error", "seconds"]
-    cells = [
-        [
-            row.depth,
-            row.kind,
-            "" if row.num_parameters is None else f"{row.num_parameters:,}",
-            progress_of(row, total_epochs) if row.train_error is None else as_percent(row.train_error),
-            "" if row.test_error is None else as_percent(row.test_error),
-            "" if row.duration_s is None else f"{row.duration_s:.0f}",
-        ]
-        for row in rows
-    ]
-    return table(columns, cells, numeric=["depth", *columns[2:]])
-
-
-def progress_of(row: Row, total_epochs: int) -> str:
-    """What stands in for the error while the network trains."""
-    return "waits" if row.num_parameters is None else f"epoch {row.epochs} of {total_epochs}"
+    rows = []
+    for setting in study.settings:
+        state, values = states[setting.name], states[setting.name].values
+        cells = ["", state.detail or "waiting", "", ""]
+        if state.status == "done":
+            errors = [as_percent(values[key]) for key in ("train_error", "test_error")]
+            cells = [f"{values['num_parameters']:,.0f}", *errors, f"{values['duration_s']:.0f}"]
+        rows.append([setting.factors["depth"], setting.factors["kind"], *cells])
+    return table(columns, rows, numeric=["depth", *columns[2:]])

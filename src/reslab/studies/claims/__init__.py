@@ -1,1 +1,0 @@
-"""What is said about residual networks, what its source says, and what we measured."""
