@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -22,9 +23,9 @@ from reslab.models import Architecture, cifar, create_model
 from reslab.models.architecture import change
 from reslab.models.block import Block
 from reslab.models.catalog import MODELS
-from reslab.models.count import count_parameters
 from reslab.models.structure import read_structure
 from reslab.models.table import CATALOG_FILE, catalog_rows, describe_model, image_shape
+from reslab.options import Option, options_of
 from reslab.probe import RULES
 from reslab.records import (
     EpochRecord,
@@ -39,12 +40,28 @@ from reslab.records import (
     StudyRecord,
     StudyRow,
 )
+from reslab.report import structure_figure
 from reslab.report.study_table import markdown_of as study_markdown
-from reslab.run.config import FLAGS, list_recipes, load_recipe
+from reslab.run.config import FLAGS, list_recipes, load_recipe, option_paths
 from reslab.studies import STUDIES, judge_claims, shipped_studies
 from reslab.studies.claims import claims_markdown, count_words
 
 DOCS = Path(__file__).parent
+SOURCE = DOCS.parent / "src" / "reslab"
+LAYERS = [
+    "cli",
+    "studies",
+    "run",
+    "probe",
+    "report",
+    "training",
+    "tasks",
+    "data",
+    "weights",
+    "models",
+    "layers",
+    "records",
+]
 RECORDS = {
     "run.json": RunRecord,
     "scores": Evaluation,
@@ -102,7 +119,7 @@ def connections() -> str:
     rows = []
     for name, connection in CONNECTIONS.items():
         joined = second_block(connection, **connection.implies)
-        extra = count_parameters(joined) - count_parameters(second_block("add", **connection.implies))
+        extra = num_parameters(joined) - num_parameters(second_block("add", **connection.implies))
         gain: float = joined.junction.shortcut_gain  # type: ignore[assignment]
         rows.append(
             (
@@ -137,6 +154,10 @@ def second_block(connection: str | Connection, **changes: object) -> Block:
     return Block(architecture, architecture.block_specs()[0][1])
 
 
+def num_parameters(block: Block) -> int:
+    return sum(parameter.numel() for parameter in block.parameters())
+
+
 def choices() -> str:
     """Every field of an architecture."""
     rows = [
@@ -154,18 +175,34 @@ def choices() -> str:
 def options() -> str:
     """Every key of the config's tree."""
     flags = {path: f"`--{flag.replace('_', '-')}`" for flag, path in FLAGS.items()}
-    rows = []
-    for path, section, key in leaves():
-        info = section.model_fields[key]
-        rows.append((f"`{path}`", flags.get(path, ""), f"`{json.dumps(info.default)}`", described(info)))
+    rows = [
+        (f"`{path}`", flags.get(path, ""), f"`{json.dumps(option.default)}`", described(option))
+        for path, option in option_paths().items()
+    ]
     return table(("key", "flag", "default", "what it is"), rows)
 
 
-def described(info: Any) -> str:
+def described(option: Option) -> str:
     """A key's description, and its choices where the type lists them and the text doesn't."""
-    choices = [str(choice) for choice in get_args(info.annotation)] if get_origin(info.annotation) is Literal else []
-    missing = any(choice not in info.description for choice in choices)
-    return info.description + (f" One of {', '.join(f'`{choice}`' for choice in choices)}." if missing else "")
+    choices = [str(choice) for choice in get_args(option.type)] if get_origin(option.type) is Literal else []
+    missing = any(choice not in option.help for choice in choices)
+    return as_markdown(option.help) + (f" One of {', '.join(f'`{choice}`' for choice in choices)}." if missing else "")
+
+
+def packages() -> str:
+    """The packages from the top down: their files, lines, the packages that they import, and their public names."""
+    rows = []
+    for name in LAYERS:
+        files = sorted((SOURCE / name).glob("*.py"))
+        imported = {
+            found[1] for file in files for found in re.finditer(r"from reslab\.(\w+)[. ]", file.read_text("utf-8"))
+        }
+        exported = import_module(f"reslab.{name}").__dict__.get("__all__", [])
+        lines = sum(len(file.read_text("utf-8").splitlines()) for file in files)
+        below = [f"`{package}`" for package in LAYERS if package in imported - {name}]
+        public = ", ".join(f"`{public}`" for public in exported)
+        rows.append((f"`{name}`", str(len(files)), f"{lines:,}", ", ".join(below), public))
+    return table(("package", "files", "lines", "imports", "public names"), rows, right=("files", "lines"))
 
 
 def sources() -> str:
@@ -257,6 +294,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "connections": connections,
     "config": options,
     "recipes": recipes,
+    "packages": packages,
     "results": results,
     "sources": sources,
     **{f"record {name}": lambda kind=kind: record(kind) for name, kind in RECORDS.items()},
