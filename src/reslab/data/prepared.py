@@ -17,7 +17,7 @@ from reslab.data._augment import BatchAugment, derive_seed
 from reslab.data._thumbnails import Thumbnails, open_thumbnails
 from reslab.data._workers import WatchedSamples
 from reslab.data.loader import Collate, DecodedSamples, Loader, MemoryLoader, Order, StreamLoader, pair
-from reslab.data.options import DataOptions, check_options
+from reslab.data.options import DataOptions, Geometry, check_options
 from reslab.data.preprocess import Preprocess, channel_statistics
 from reslab.data.sources import Source
 from reslab.data.splits import ArraySplit, EncodedSplit, Split, stratified_split
@@ -164,7 +164,7 @@ def prepare(source: Source, options: DataOptions, *, seed: int = 0, preprocess: 
         train, val = (train.subset(part) for part in indices)
     memory_side = train.images.shape[2] if isinstance(train, ArraySplit) else 0
     if options.augment == "auto":
-        suited = "crop_flip" if memory_side and source.augment == "resized_crop_flip" else source.augment
+        suited: Geometry = "crop_flip" if memory_side and source.augment == "resized_crop_flip" else source.augment
         options = replace(options, augment=suited)
     check_options(options, memory_side=memory_side, has_labels=has_labels)
     for split in splits.values():
