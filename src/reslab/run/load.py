@@ -136,9 +136,12 @@ class Bundle:
             val_split=0 if name else before.val_split,
             dir=data_dir or before.dir,
             test=test,
+            cache_mib=0,
             channels=1 if self.preprocess.channels == 1 else 3,
             image_size=before.image_size if self.preprocess.resize is None else self.preprocess.height,
         )
+        if name:  # is never trained on
+            options = replace(options, augment="none", max_shift=0, alternate_flip=False, erasing=0.0)
         source = find_source(options)
         check_classes(self.classes, source.classes, where=source.name)
         return prepare(source, options, seed=self.config.train.seed, preprocess=self.preprocess)
