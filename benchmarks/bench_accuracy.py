@@ -25,14 +25,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reslab.cli.config_flags import read_flags
-
 from measure import RESULTS, parse_flags, ratios, report, summary
 from peers.common import Clock, Watch
-from reslab.distributed import LOCAL
+from reslab.cli._flags import read_flags
+from reslab.distributed import Ranks
 from reslab.records import RunFolder, RunRecord, encode
 from reslab.run.assemble import assemble
-from reslab.run.recorder import Display
+from reslab.run.display import Display
+from reslab.training.execution import find_device
 from reslab.training.loop import fit
 
 FAST = ("--recipe", "fast-cifar", "--val-split", "0")
@@ -159,7 +159,7 @@ def pace_here(words: Sequence[str]) -> None:
     The trial knows of the whole run; neither its seconds nor those of the compiler are counted.
     """
     config, _ = read_flags(words, [], command="train", about="")
-    parts = assemble(config, Display(), device=build.device("auto"), ranks=LOCAL)
+    parts = assemble(config, Display(), ranks=Ranks(device=find_device("auto")))
     clock = Clock(PACE_STEPS)
     fit(
         parts.model,
@@ -168,6 +168,7 @@ def pace_here(words: Sequence[str]) -> None:
         optimizer=parts.optimizer,
         schedule=parts.schedule,
         options=replace(parts.options, steps=clock.last),
+        mode=parts.mode,
         recorder=Watch(clock),
     )
     print("\n" + json.dumps({"images_per_s": clock.images_per_s(), "speed": parts.notes["speed"]}))

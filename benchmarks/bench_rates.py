@@ -13,12 +13,13 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from reslab.training.trial import Trial, Way
 
 from measure import interleave, parse_flags, ratios, report, summary
 from reslab import create_model
 from reslab.models.count import count_operations
-from reslab.training.evaluation import AmpKind
+from reslab.tasks import Classify
+from reslab.training.execution import AmpKind, ExecutionMode
+from reslab.training.speed import Trial
 
 SIZE = 2048  # of the matrices
 BATCH = 128
@@ -56,16 +57,17 @@ def convolution_rate(channels: int, dtype: torch.dtype) -> float:
     return rate(partial(F.conv2d, images, weight, padding=1), 2.0 * BATCH * pixels**2 * channels**2 * 9)
 
 
-def step_rate(trial: Trial, way: Way, operations: float) -> float:
+def step_rate(trial: Trial, mode: ExecutionMode, operations: float) -> float:
     """Of forward and backward pass, by the clock that chooses a run's speed."""
-    trial.found.pop(way, None)
-    return trial.images_per_s(way) * operations / 1e9
+    trial.paces.pop(mode, None)
+    return trial.items_per_s(mode) * operations / 1e9
 
 
 def steps_of_resnet20() -> dict[str, dict[AmpKind, Callable[[], float]]]:
     """Ways of running the network, each in both precisions."""
-    model, labels = create_model("resnet20").train(), torch.arange(BATCH) % 10
-    trial = Trial(model, lambda outputs: F.cross_entropy(outputs, labels), torch.randn(BATCH, 3, 32, 32), num_images=1)
+    model, task = create_model("resnet20").train(), Classify(10)
+    batch = torch.randn(BATCH, 3, 32, 32), torch.arange(BATCH) % 10
+    trial = Trial(model, lambda network, batch: task.step(network, batch).loss, batch, num_items_in_run=1)
     operations = 2.0 * 3 * count_operations(model, (3, 32, 32)).macs  # backward is two forwards
     threads = torch.get_num_threads()
     ways = {
@@ -74,7 +76,12 @@ def steps_of_resnet20() -> dict[str, dict[AmpKind, Callable[[], float]]]:
         "resnet20's step, compiled, contiguous": {"compile": True, "channels_last": False},
     }
     return {
-        name: {amp: partial(step_rate, trial, Way(amp, threads=threads, **choices), operations) for amp in PRECISIONS}
+        name: {
+            amp: partial(
+                step_rate, trial, ExecutionMode(amp, threads=threads, **{"channels_last": True, **choices}), operations
+            )
+            for amp in PRECISIONS
+        }
         for name, choices in ways.items()
     }
 

@@ -27,19 +27,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reslab.training.trial import Wishes, choose_speed
 from torch import nn
 
 from measure import interleave, parse_flags, ratios, report, summary
 from peers.common import BATCH, Clock, Watch, hand_over, take_over
 from reslab import create_model
 from reslab.data import Data, DataOptions, find_source, prepare
+from reslab.distributed import LOCAL
 from reslab.errors import RequestError
 from reslab.tasks.classify import Classify
 from reslab.training.loop import fit
 from reslab.training.optim import sgd
-from reslab.training.options import FitOptions
+from reslab.training.options import TrainOptions
 from reslab.training.schedule import constant
+from reslab.training.speed import choose_speed
 
 NETWORKS = ("resnet20", "resnet56")
 STEPS = {"resnet20": 60, "resnet56": 30}  # counted steps of a measurement
@@ -94,25 +95,25 @@ def ours(model: nn.Module, data: Data, *, steps: int) -> float:
     """
     clock, task = Clock(steps), Classify(10)
     loader = data.loader(data.train, batch_size=BATCH, training=True)
-    images, labels = torch.randn(BATCH, 3, 32, 32), torch.randint(10, (BATCH,))
+    batch = torch.randn(BATCH, 3, 32, 32), torch.randint(10, (BATCH,))
     speed = choose_speed(
         model,
-        lambda outputs: task.loss(outputs, labels),
-        images,
-        wishes=Wishes(),
-        num_images=30 * len(data.train),
+        lambda network, batch: task.step(network, batch).loss,
+        batch,
+        options=TrainOptions(),
+        ranks=LOCAL,
+        num_items_in_run=30 * len(data.train),
     )
     print(speed.reason, file=sys.stderr, flush=True)
-    way = speed.way
-    torch.set_num_threads(way.threads)
-    options = FitOptions(steps=clock.last, amp=way.amp, channels_last=way.channels_last, compile=way.compile)
+    torch.set_num_threads(speed.mode.threads)
     fit(
         model,
         task,
         (loader, None),
         optimizer=sgd(model),
         schedule=constant(0.1),
-        options=options,
+        options=TrainOptions(steps=clock.last),
+        mode=speed.mode,
         recorder=Watch(clock),
     )
     return clock.images_per_s()
