@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -75,15 +76,12 @@ def steps_of_resnet20() -> dict[str, dict[AmpKind, Callable[[], float]]]:
         "resnet20's step, compiled": {"compile": True},
         "resnet20's step, compiled, contiguous": {"compile": True, "channels_last": False},
     }
-    return {
-        name: {
-            amp: partial(
-                step_rate, trial, ExecutionMode(amp, threads=threads, **{"channels_last": True, **choices}), operations
-            )
-            for amp in PRECISIONS
-        }
-        for name, choices in ways.items()
-    }
+    found: dict[str, dict[AmpKind, Callable[[], float]]] = {}
+    for name, choices in ways.items():
+        plain = ExecutionMode(threads=threads, channels_last=True)
+        modes = {amp: replace(plain, amp=amp, **choices) for amp in PRECISIONS}
+        found[name] = {amp: partial(step_rate, trial, mode, operations) for amp, mode in modes.items()}
+    return found
 
 
 def main() -> None:
