@@ -190,19 +190,15 @@ def described(option: Option) -> str:
 
 
 def packages() -> str:
-    """The packages from the top down: their files, lines, the packages that they import, and their public names."""
+    """The packages from the top down: what each imports of the others, and its public names."""
     rows = []
     for name in LAYERS:
-        files = sorted((SOURCE / name).glob("*.py"))
-        imported = {
-            found[1] for file in files for found in re.finditer(r"from reslab\.(\w+)[. ]", file.read_text("utf-8"))
-        }
-        exported = import_module(f"reslab.{name}").__dict__.get("__all__", [])
-        lines = sum(len(file.read_text("utf-8").splitlines()) for file in files)
-        below = [f"`{package}`" for package in LAYERS if package in imported - {name}]
-        public = ", ".join(f"`{public}`" for public in exported)
-        rows.append((f"`{name}`", str(len(files)), f"{lines:,}", ", ".join(below), public))
-    return table(("package", "files", "lines", "imports", "public names"), rows, right=("files", "lines"))
+        code = "".join(path.read_text("utf-8") for path in (SOURCE / name).glob("*.py"))
+        imported = set(re.findall(r"from reslab\.(\w+)[. ]", code)) - {name}
+        below = ", ".join(f"`{package}`" for package in LAYERS if package in imported)
+        exported = getattr(import_module(f"reslab.{name}"), "__all__", [])
+        rows.append((f"`{name}`", below, ", ".join(f"`{public}`" for public in exported)))
+    return table(("package", "imports", "public names"), rows)
 
 
 def sources() -> str:

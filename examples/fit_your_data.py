@@ -16,31 +16,25 @@ import torch
 from torch import Tensor
 
 import reslab
-from reslab.records import EpochRecord, as_percent
-from reslab.tasks.classify import Classify
-from reslab.training.evaluation import evaluate
-from reslab.training.loop import Recorder, fit
-from reslab.training.optim import sgd
-from reslab.training.options import FitOptions
-from reslab.training.schedule import cosine, warm_up
+from reslab.records import EpochRecord
+from reslab.tasks import Classify
+from reslab.training import Recorder, TrainOptions, cosine, evaluate, fit, sgd, warm_up
 
 
 class TensorBatches:
-    """What ``fit`` needs of a loader: ``num_samples``, ``len``, and the batches of an epoch from any batch on."""
+    """What ``fit`` needs of a loader: ``batch_size``, ``len``, and the batches of an epoch from any batch on."""
 
     def __init__(self, images: Tensor, labels: Tensor, *, batch_size: int, shuffle: bool = False) -> None:
         self.images, self.labels, self.batch_size, self.shuffle = images, labels, batch_size, shuffle
-        self.num_samples = len(labels)
 
     def __len__(self) -> int:
-        return -(-self.num_samples // self.batch_size)
+        return -(-len(self.labels) // self.batch_size)
 
     def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The order follows from the epoch alone, so that an interrupted run can go on anywhere."""
         generator = torch.Generator().manual_seed(epoch)
-        order = (
-            torch.randperm(self.num_samples, generator=generator) if self.shuffle else torch.arange(self.num_samples)
-        )
+        number = len(self.labels)
+        order = torch.randperm(number, generator=generator) if self.shuffle else torch.arange(number)
         for chosen in order.split(self.batch_size)[start:]:
             yield self.images[chosen], self.labels[chosen]
 
@@ -51,7 +45,7 @@ class PrintEpochs(Recorder):
     def epoch(self, record: EpochRecord) -> None:
         """A line per epoch."""
         scores = record.scores
-        errors = f"training error {as_percent(scores['train_error'])}, validation {as_percent(scores['val_error'])}"
+        errors = f"training error {scores['train_error']:.2%}, validation {scores['val_error']:.2%}"
         print(f"epoch {record.epoch + 1}: lr {record.lr:.4f}, train loss {scores['train_loss']:.3f}, {errors}")
 
 
@@ -83,13 +77,13 @@ def main() -> None:
         (training, validation),
         optimizer=sgd(model, weight_decay=5e-4),
         schedule=warm_up(cosine(0.1, total_steps=steps), steps=len(training)),  # one epoch of warm-up
-        options=FitOptions(steps=steps, ema_decay=0.95, clip_grad_norm=1.0),
+        options=TrainOptions(steps=steps, ema_decay=0.95, clip_grad_norm=1.0),
         recorder=PrintEpochs(),
     )
     model.load_state_dict(result.best)  # of the moving average; `result.last` has the last one
     found = evaluate(model, task, validation)
     print(f"{result.status} after {result.steps} steps; best in epoch {result.best_epoch + 1}:", end=" ")
-    print(f"validation error {as_percent(found['error'])}, loss {found['loss']:.3f}")
+    print(f"validation error {found['error']:.2%}, loss {found['loss']:.3f}")
 
 
 if __name__ == "__main__":

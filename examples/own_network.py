@@ -19,12 +19,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from reslab.data import DataOptions
-from reslab.records import EpochRecord, as_percent
-from reslab.run.config import ModelOptions, RunConfig
-from reslab.run.recorder import Display
-from reslab.run.train import train
-from reslab.training.options import OptimOptions, TrainOptions
+import reslab
 
 
 class ScaledBlock(nn.Module):
@@ -57,35 +52,25 @@ def build(num_classes: int, in_channels: int) -> nn.Module:
     )
 
 
-class PrintEpochs(Display):
-    """Shows a run while it goes on; ``reslab train`` has a bar instead."""
-
-    def epoch(self, record: EpochRecord) -> None:
-        """A line per epoch."""
-        loss, error = record.scores["train_loss"], record.scores.get("val_error")
-        print(f"epoch {record.epoch + 1}: train loss {loss:.3f}, error {as_percent(error)}")
-
-    def note(self, text: str) -> None:
-        """What the user should know."""
-        print(text)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="2 epochs instead of 20")
     epochs = 2 if parser.parse_args().quick else 20
-    config = RunConfig(
-        model=ModelOptions(name="own_network:build"),  # by name, so that the run can be opened again
-        data=DataOptions(name="digits", batch_size=64),
-        optim=OptimOptions(lr=0.1, clip_grad_norm=1.0),
-        train=TrainOptions(epochs=epochs, device="cpu"),
-    )
     with tempfile.TemporaryDirectory() as folder:  # yours would be such as runs/mine
-        outcome = train(config, Path(folder) / "mine", display=PrintEpochs())
-        print("left behind:", ", ".join(sorted(path.name for path in outcome.folder.root.iterdir())))
-    record = outcome.record
+        run = reslab.train(
+            model="own_network:build",  # by name, so that the run can be opened again
+            data="digits",
+            batch_size=64,
+            lr=0.1,
+            epochs=epochs,
+            device="cpu",
+            out=Path(folder) / "mine",
+            clip_grad=1.0,
+        )
+        print("left behind:", ", ".join(sorted(path.name for path in run.folder.root.iterdir())))
+    record = run.record
     print(f"{record.model['num_parameters']:,} parameters; test error of the best weights", end=" ")
-    print(as_percent(record.best.scores["test_error"]))
+    print(f"{record.best.scores['test_error']:.2%}")
 
 
 if __name__ == "__main__":

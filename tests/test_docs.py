@@ -31,11 +31,11 @@ def python_blocks(path):
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
-def test_readme_snippets_print_what_they_show(name):
+def test_readme_snippets_print_what_they_show(name, tmp_path):
     blocks = python_blocks(ROOT / name)
     assert blocks
     for code, shown in blocks:
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         assert result.stdout.strip() == shown.strip()
 

@@ -53,7 +53,7 @@ def test_every_package_is_in_the_list():
     assert packages - {"reslab.cli", "reslab.recipes"} == PUBLIC.keys() - {"reslab"}
 
 
-@pytest.mark.parametrize("program", programs())
+@pytest.mark.parametrize("program", list(programs()))
 def test_documents_use_public_names_only(program):
     for module, name in imports_of(program):
         assert name in PUBLIC.get(module, "").split(), f"from {module} import {name}"

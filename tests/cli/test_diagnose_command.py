@@ -57,7 +57,7 @@ def test_what_is_no_run_is_refused(reslab, tiny_run, tmp_path):
     assert answer.code == 2
     assert "No folder" in answer.err
     shutil.copytree(tiny_run, tmp_path / "half")
-    RunFolder(tmp_path / "half").weights_card.unlink()
+    RunFolder(tmp_path / "half").card.unlink()
     answer = reslab("diagnose", tmp_path / "half")
     assert answer.code == 2
     assert "has no weights yet" in answer.err
@@ -90,7 +90,7 @@ def test_a_page_that_cannot_be_written_or_compared(reslab, tiny_run, tmp_path):
     assert reslab("diagnose", tiny_run, "-o", page).code == 0
     answer = reslab("report", page, tiny_run, "-o", tmp_path / "out.html")
     assert answer.code == 2
-    assert "is no page: runs and pages" in answer.err
+    assert "is not a page: runs and pages" in answer.err
     (tmp_path / "other.html").write_text("<p>hello</p>")
     answer = reslab("report", page, tmp_path / "other.html", "-o", tmp_path / "out.html")
     assert answer.code == 2

@@ -20,7 +20,7 @@ def test_public_names_are_lazy():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert dir(reslab.layers) == sorted(reslab.layers.__all__)
     assert all(getattr(reslab.layers, name) is not None for name in reslab.layers.__all__)
-    with pytest.raises(AttributeError, match="it has CONNECTIONS"):
+    with pytest.raises(AttributeError, match=r"it has .*CONNECTIONS"):
         _ = reslab.layers.Subtract
 
 

@@ -175,7 +175,7 @@ def test_every_rule_says_found_clean_or_why_not():
 
 def test_a_diagnosis_is_one_line_in_a_list_and_the_verdict_in_words_when_printed():
     diagnosis = of(reslab.create_model("plain56", 10))
-    assert repr(diagnosis).startswith("<Diagnosis of ResNet, sick: GRAD_EXP_GROWTH at layer1.0.conv1; ")
+    assert repr(diagnosis).startswith("<Diagnosis of ResNet, sick: 1 problem: GRAD_EXP_GROWTH at layer1.0.conv1; ")
     told = str(diagnosis)
     for part in ("ResNet: sick\n", "critical  GRAD_EXP_GROWTH at layer1.0.conv1\n", "\nclean: ", "\nnot checked: "):
         assert part in told

@@ -18,8 +18,9 @@ from reslab.probe.diagnosis import diagnose
 from reslab.probe.rules import Evidence, judge
 from reslab.probe.training import StepReadings, evenly, step_readings, watch
 from reslab.tasks.classify import Classify
+from reslab.training.execution import ExecutionMode
 from reslab.training.loop import Recorder, fit
-from reslab.training.options import FitOptions
+from reslab.training.options import TrainOptions
 from reslab.training.schedule import constant
 
 LR, STEPS = 0.05, 6
@@ -70,7 +71,7 @@ def optimiser(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, weight_decay=1e-3)
 
 
-def train(model, *, probed=True, when=lambda step: True, recorder=None, **options):
+def train(model, *, probed=True, when=lambda step: True, recorder=None, amp="none", channels_last=False, **options):
     recorder, optimizer = recorder or Keep(), optimiser(model)
     fit(
         model,
@@ -78,7 +79,8 @@ def train(model, *, probed=True, when=lambda step: True, recorder=None, **option
         (Batches(), None),
         optimizer=optimizer,
         schedule=constant(LR),
-        options=FitOptions(steps=STEPS, **options),
+        options=TrainOptions(steps=STEPS, **options),
+        mode=ExecutionMode(amp, channels_last=channels_last),
         recorder=recorder,
         probes=[StepReadings(model, optimizer, when=when)] if probed else [],
     )

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from reslab.training.lamb import Lamb
 from torch import Tensor, nn
 
 from reslab.probe.training import Watch, watch
 from reslab.records import ReadingRecord, UpdateRecord
+from reslab.training._optimizers import Lamb
 
 LR = 0.1
 

@@ -77,7 +77,7 @@ def test_a_run_of_stage_5_is_still_read(photo, tmp_path, capsys):
     assert len(json.loads(capsys.readouterr().out)["readings"]) == 9
 
 
-@pytest.mark.parametrize(("path", "message"), [("absent", "No such run or bundle"), ("empty", "is not a")])
+@pytest.mark.parametrize(("path", "message"), [("absent", "No such run"), ("empty", "contains no trained network")])
 def test_what_is_not_a_trained_network_is_refused(tmp_path, path, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match=message):

@@ -116,7 +116,7 @@ def test_a_failed_run_is_diagnosed_by_what_was_read(failed):
 
 
 def test_a_run_that_never_began_is_no_run(tmp_path):
-    with pytest.raises(RequestError, match="is not a run"):
+    with pytest.raises(RequestError, match="contains no trained network"):
         diagnose_run(RunFolder(tmp_path))
 
 

@@ -213,7 +213,7 @@ def load(path: Path | str, *, weights: str = "", device: str = "cpu") -> Bundle:
     task = make_task(parsed.task, card.classes)
     preprocess = Preprocess.from_dict(card.preprocess)
     model = build_network(parsed.model, task, in_channels=preprocess.channels)
-    load_state(model, tensors, where=str(path))
+    load_state(model, tensors, where=str(path) if weights in ("", "best", "last") else weights)
     model = model.to(find_device(device)).eval()
     return Bundle(root, model, task, preprocess, card, config, weights or "selected")
 
