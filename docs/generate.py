@@ -92,7 +92,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequen
 
 
 def catalog() -> str:
-    """Every network that goes by name."""
+    """Every named network."""
     rows = [
         (
             f"`{row['name']}`",
@@ -202,7 +202,7 @@ def packages() -> str:
 
 
 def sources() -> str:
-    """Every data set that goes by name."""
+    """Every named data set."""
     return table(("name", "what it is"), [(f"`{name}`", first_line(source)) for name, source in SOURCES.items()])
 
 

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 MIN_STEPS, DEFAULT_STEPS, DEFAULT_EPOCHS = 10, (40, 100), 4
 DIVERGENCE = 4.0
-"""The test ends where the mean loss is so many times its lowest."""
+"""The test ends where the mean loss is this multiple of its lowest."""
 MIN_FALL, MIN_FALL_ERRORS = 0.02, 6.0
-"""What counts as a fall of the mean loss: this share of it, and so many of its own standard errors.
+"""What counts as a fall of the mean loss: this fraction of it, and this number of its own standard errors.
 
 The lowest of many means lies below the true one: of 300 tests of pure noise, one in a hundred falls by 5.4."""
 NORMAL_JUMP = 0.954
@@ -72,7 +72,7 @@ class Sweep:
 
     @property
     def reach(self) -> int:
-        """The slope at a step is that of a line through so many steps before and after it."""
+        """The slope at a step is that of a line through this number of steps before and after it."""
         return max(2, self.steps // 25)
 
     def for_epochs_of(self, num_batches: int) -> Sweep:
