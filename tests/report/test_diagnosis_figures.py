@@ -34,13 +34,19 @@ from reslab.report._activations import (
     units_figure,
     why_not_expected,
 )
-from reslab.report._depth import jacobian_figure, lesions_figure, paths_figure, shown_paths
-from reslab.report._heatmap import MAX_COLUMNS, MAX_ROWS, heatmap_figure, limit_of, pooled, spread, worst_of
+from reslab.report._depth import jacobian_figure, lesions_figure, paths_figure, shattering_figure, shown_paths
 from reslab.report._loss_slice import bowl_of, loss_at, slices_figure, surface_figure
-from reslab.report._shattering import shattering_figure
-from reslab.report._spine import branch_width, ratio_of, runs_of, spine_figure
-from reslab.report._split import PARTS, split_figure, stacked
-from reslab.report._updates import updates_figure
+from reslab.report._over_time import (
+    MAX_COLUMNS,
+    MAX_ROWS,
+    heatmap_figure,
+    limit_of,
+    pooled,
+    spread,
+    updates_figure,
+    worst_of,
+)
+from reslab.report._split import PARTS, branch_width, ratio_of, runs_of, spine_figure, split_figure, stacked
 
 NAN = math.nan
 

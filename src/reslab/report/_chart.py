@@ -42,15 +42,8 @@ PICKED = alt.selection_point(name="picked", fields=["label"], bind="legend")
 
 
 def mark(kind: str, rows: Iterable[DataRow], **settings: Any) -> alt.Chart:
-    """Draw a mark for each row; a setting that is a channel encodes, any other styles the mark.
-
-    Rows are not checked by altair, which would take longer than all the rest, and are a tuple, because altair copies
-    lists row by row, many times for a layered chart.
-
-    Example:
-        >>> mark("line", [{"step": 1, "loss": 2.0}], x="step:Q", y="loss:Q", color="#222222").to_dict()["mark"]
-        {'type': 'line', 'color': '#222222'}
-    """
+    """Draw a mark for each row; a setting that is a channel encodes, any other styles the mark."""
+    # Altair would check each row, which takes longer than all the rest, and copy a list (not a tuple) row by row.
     data = alt.InlineData(values=())
     data.values = tuple(rows)
     always = ("x", "y", "x2", "y2", "text", "detail", "tooltip")
@@ -189,20 +182,12 @@ def log_axis(channel: type[Any], field: str, title: str | list[str], low: float,
 
 @dataclass(frozen=True)
 class LogAxis:
-    """A vertical logarithmic axis on which nothing is clamped: zeros and what is not finite have rails.
+    """A vertical logarithmic axis on which nothing is clamped: zeros and what is not finite have rails."""
 
-    Args:
-        low: exponent of ten at the bottom.
-        high: exponent of ten at the top.
-        zeros: whether a rail for exact zeros lies below.
-        others: whether a rail for what is not finite lies above.
-        height: pixels of the panel.
-    """
-
-    low: int
+    low: int  # exponents of ten
     high: int
-    zeros: bool
-    others: bool
+    zeros: bool  # whether a rail for exact zeros lies below
+    others: bool  # whether a rail for what is not finite lies above
     height: int
 
     @classmethod

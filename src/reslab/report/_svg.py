@@ -55,14 +55,7 @@ STYLES: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """A part of a drawing; its origin is its left end, at the height of the line that runs through it.
-
-    Args:
-        width: pixels to the right of the origin.
-        above: pixels above it.
-        below: pixels below it.
-        svg: its elements.
-    """
+    """A part of a drawing, in pixels from its origin: its left end, at the height of the line that runs through it."""
 
     width: float = 0.0
     above: float = 0.0
@@ -166,12 +159,7 @@ def styles_css(scope: str, side: int) -> str:
 
 
 def in_dark(svg: str) -> str:
-    """Make a drawing dark wherever it lies, instead of following its surroundings.
-
-    Example:
-        >>> in_dark("<style>.a{fill:#fff}@media (prefers-color-scheme:dark){.a{fill:#000}}</style>")
-        '<style>.a{fill:#fff}.a{fill:#000}</style>'
-    """
+    """Make a drawing dark wherever it lies, instead of following its surroundings."""
     return re.sub(r"@media \(prefers-color-scheme:dark\)\{(.*?)\}</style>", r"\1</style>", svg, flags=re.S)
 
 

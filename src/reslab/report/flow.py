@@ -50,21 +50,13 @@ BAND_NOTES = " Green: 5 to 95 % of healthy residual networks, equal at the loss.
 
 @dataclass(frozen=True)
 class FlowLine:
-    """One line of the chart.
-
-    Args:
-        profile: the norms.
-        label: of the network, in the legend.
-        colour: of the network.
-        reading: which of its readings, where there are several.
-        run: whose it is; empty for a network by itself.
-    """
+    """One line of the chart: one reading of one network."""
 
     profile: GradientProfile
-    label: str
+    label: str  # of the network, in the legend
     colour: str
     reading: str = LAST
-    run: str = ""
+    run: str = ""  # empty for a network by itself
 
 
 def gradient_flow(runs: Sequence[RunFolder]) -> Figure:

@@ -11,8 +11,8 @@ import altair as alt
 
 from reslab.records import MeasureRecord, RunFolder, StudyRecord, StudyRow
 from reslab.report import _chart as ch
+from reslab.report._depth import shattering_of_runs
 from reslab.report._page import Notice, Section, Table, figure_sections, write_page
-from reslab.report._shattering import shattering_of_runs
 from reslab.report._style import INK, QUIET, RAMPS, RUN_COLOURS
 from reslab.report.curves import learning_curves
 from reslab.report.figure import DataRow, Figure
