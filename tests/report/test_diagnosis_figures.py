@@ -46,7 +46,7 @@ from reslab.report._over_time import (
     updates_figure,
     worst_of,
 )
-from reslab.report._split import PARTS, branch_width, ratio_of, runs_of, spine_figure, split_figure, stacked
+from reslab.report._split import PARTS, branch_width, runs_of, spine_figure, split_figure, stacked
 
 NAN = math.nan
 
@@ -571,9 +571,11 @@ def test_a_thousand_blocks_are_as_small_as_nine(count, tmp_path):
 
 def test_every_number_is_one_and_kinds_have_signs():
     nothing = {"shortcut_norm": 0.0}
-    svg = spine_figure(
+    figure = spine_figure(
         read_blocks({"kind": "projection"}, nothing, nothing | {"branch_norm": 0.0}, {"kind": "pool"})
-    ).svg
+    )
+    assert [str(row["branch_over_shortcut"]) for row in figure.rows] == ["0.5", "inf", "nan", "0.5"]
+    svg = figure.svg
     assert "nan" not in svg
     assert "inf" not in svg
     tags = [element.tag.rpartition("}")[2] for element in elements(svg)]
@@ -587,12 +589,6 @@ def test_every_number_is_one_and_kinds_have_signs():
 def test_the_branch_is_as_wide_as_the_ratio(branch, width):
     svg = spine_figure(read_blocks({"shortcut_norm": 1.0, "branch_norm": branch})).svg
     assert [float(each.get("stroke-width")) for each in elements(svg) if each.get("class") == "branch"] == [width]
-
-
-def test_ratio_of_nothing():
-    assert ratio_of(block_record(0, "a", shortcut_norm=2.0, branch_norm=1.0)) == 0.5
-    assert ratio_of(block_record(0, "a", shortcut_norm=0.0, branch_norm=1.0)) == math.inf
-    assert math.isnan(ratio_of(block_record(0, "a", shortcut_norm=0.0, branch_norm=0.0)))
 
 
 def test_the_spine_says_where_branches_carry_most():

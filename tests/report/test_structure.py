@@ -333,21 +333,6 @@ def test_both_kinds_of_file_show_the_same_picture(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.PNG", "net.svg"]
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("net.pdf", r"Can't draw into .*net\.pdf'.*\.svg or \.png"),
-        ("net", r"Can't draw into"),
-        ("no/such/net.svg", r"There is no folder .*such to write net\.svg into"),
-        ("folder.svg", r"folder\.svg is a folder"),
-    ],
-)
-def test_a_place_for_no_picture_is_refused(tmp_path, name, message):
-    (tmp_path / "folder.svg").mkdir()
-    with pytest.raises(RequestError, match=message):
-        figure.check_path(tmp_path / name)
-
-
 def test_a_file_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
