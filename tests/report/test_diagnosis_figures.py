@@ -351,9 +351,9 @@ def test_blocks_that_a_finding_names_are_marked():
 
 
 def test_many_readings_are_thinned_out_evenly():
-    kept = spread([read([1.0], step=step) for step in range(1000)])
-    assert (len(kept), kept[0].step, kept[-1].step) == (MAX_COLUMNS, 0, 999)
-    assert {two.step - one.step for one, two in itertools.pairwise(kept)} <= {8, 9}
+    kept = spread(1000, MAX_COLUMNS)
+    assert (len(kept), kept[0], kept[-1]) == (MAX_COLUMNS, 0, 999)
+    assert {two - one for one, two in itertools.pairwise(kept)} <= {8, 9}
 
 
 # ---- the depth

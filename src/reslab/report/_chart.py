@@ -76,7 +76,6 @@ def rounded(row: DataRow) -> DataRow:
 
 
 def number(field: str, title: str = "") -> alt.Tooltip:
-    """A number in a tooltip."""
     return alt.Tooltip(f"{field}:Q", title=title or field, format=".3~g")
 
 
@@ -126,7 +125,6 @@ def order_axis(count: int, title: str | None, *, field: str = "index:Q", **setti
 
 
 def input_to_loss(what: str) -> str:
-    """The title of an axis along the depth."""
     return f"\u2190 input\u2003\u2003{what}\u2003\u2003loss \u2192"
 
 
@@ -175,7 +173,6 @@ def log_ticks(low: float, high: float, **settings: Any) -> alt.Axis:
 
 
 def log_axis(channel: type[Any], field: str, title: str | list[str], low: float, high: float, **scale: Any) -> Any:
-    """A logarithmic ``alt.X`` or ``alt.Y``."""
     axis = log_ticks(low, high, **(SAME_WIDTH if channel is alt.Y else {}))
     return channel(field, title=title, scale=alt.Scale(type="log", domain=[low, high], nice=False, **scale), axis=axis)
 
@@ -200,7 +197,6 @@ class LogAxis:
         return cls(low, high, zeros=0 in values, others=not all(map(math.isfinite, values)), height=height)
 
     def y(self, field: str, title: str | list[str]) -> alt.Y:
-        """The axis itself, with ticks at powers of ten."""
         ends = {"rangeMin": self.height - (RAIL if self.zeros else 0), "rangeMax": RAIL if self.others else 0}
         axis: alt.Y = log_axis(alt.Y, field, title, 10.0**self.low, 10.0**self.high, **ends)
         return axis

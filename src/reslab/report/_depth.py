@@ -22,7 +22,6 @@ SIGNS = {"worse without it": BLUE, "better without it": OTHER}
 
 
 def missing(key: str, title: str, field: str, depth: DepthRecord | None) -> Figure:
-    """Say why there is nothing to draw."""
     reason = depth.not_measured.get(field) if depth else None
     return Figure(key, title, f"Not measured: {reason or 'ask for the depth to be measured, which takes longer'}.")
 

@@ -67,7 +67,6 @@ def slices_figure(records: dict[str, SliceRecord]) -> Figure:
 
 
 def centre_of(record: SliceRecord) -> float:
-    """Return the loss of the network itself."""
     return record.losses[len(record.positions) // 2]
 
 

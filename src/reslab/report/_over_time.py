@@ -42,7 +42,7 @@ def heatmap_figure(readings: Sequence[ReadingRecord], *, findings: Sequence[Find
     if len(readings) < 2 or not profile.names:
         why = "one step was read" if len(readings) < 2 else "no gradient along the depth was read"
         return Figure(key, title, f"No picture over time, because {why}: watch a training to see it change.")
-    readings = spread(readings)
+    readings = [readings[place] for place in spread(len(readings), MAX_COLUMNS)]
     norms = norms_over_time(profile, readings)
     cells, steps = [decades(row) for row in norms], [reading.step for reading in readings]
     groups = pooled(profile.names)
@@ -57,11 +57,11 @@ def heatmap_figure(readings: Sequence[ReadingRecord], *, findings: Sequence[Find
     return Figure(key, title, caption, chart, rows, HEATMAP_NOTES, on_canvas=True)
 
 
-def spread(readings: Sequence[ReadingRecord]) -> Sequence[ReadingRecord]:
-    """At most ``MAX_COLUMNS`` of them, evenly spaced, the first and the last among them."""
-    if len(readings) <= MAX_COLUMNS:
-        return readings
-    return [readings[round(place * (len(readings) - 1) / (MAX_COLUMNS - 1))] for place in range(MAX_COLUMNS)]
+def spread(count: int, most: int) -> list[int]:
+    """Return at most so many of ``count`` places, evenly spaced, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(place * (count - 1) / (most - 1)) for place in range(most)]
 
 
 # ---- cells and rows

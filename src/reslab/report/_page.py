@@ -48,8 +48,6 @@ class Notice:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page."""
-
     title: str
     kind: str  # macro of blocks.html.j2 that shows it
     content: Any  # what that macro takes
@@ -80,18 +78,8 @@ def write_page(
 ) -> Path:
     """Write a page, whole or not at all, and return its path.
 
-    Args:
-        path: of the file.
-        title: its heading.
-        sections: in order.
-        lead: the answer in a sentence or two, shown large.
-        notices: what a reader must know before any number.
-        verdicts: of networks by name, at the top.
-        tables: rows by key, of sections of the kind ``sortable``.
-        records: plain types to put into the page; ``read_records`` gets them out again.
-
-    Raises:
-        RequestError: if the file can't be written.
+    ``verdicts`` go by network, ``tables`` are the rows of sections of the kind ``sortable`` by key, and ``records`` are
+    plain types that ``read_records`` gets out again.
     """
     figures = [section.content for section in sections if section.kind == "figure"]
     charts = {figure.key: spec for figure in figures if (spec := figure.spec)}

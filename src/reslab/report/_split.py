@@ -185,7 +185,6 @@ def ratio_of(block: BlockFlowRecord) -> float:
 
 
 def branch_width(ratio: float) -> float:
-    """Return pixels of a branch's line."""
     return min(max(PER_RATIO * ratio, THIN), THICK)
 
 
@@ -233,7 +232,6 @@ def _profile(ratios: Sequence[float], top: float) -> str:
 
 
 def draw_unfolded(run: Blocks) -> str:
-    """Draw the blocks of a run one by one."""
     ratios, parts, room = [ratio_of(block) for block in run], [], MAX_WIDTH - UNFOLDED - 12
     for place, (block, ratio) in enumerate(zip(run, ratios, strict=True)):
         level = 0.0 if math.isnan(ratio) else min(ratio / _highest(ratios), 1.0)

@@ -72,8 +72,6 @@ def in_dark(node: Any) -> Any:
 
 @dataclass(frozen=True)
 class NetworkName:
-    """What a network's name says about it."""
-
     family: Family
     depth: int
     variant: str = ""  # what follows the number, such as ``_small``
@@ -81,8 +79,6 @@ class NetworkName:
 
 @dataclass(frozen=True)
 class RunStyle:
-    """How one run looks on every chart."""
-
     run: RunFolder
     record: RunRecord
     network: NetworkName | None  # None where the runs are not compared by network
@@ -104,11 +100,7 @@ def are_paired(networks: Iterable[NetworkName | None]) -> bool:
 
 
 def run_styles(runs: Sequence[RunFolder]) -> list[RunStyle]:
-    """Give every run a label and a colour: by network where the runs are twins of each other, else by run.
-
-    Raises:
-        RequestError: if there is no run.
-    """
+    """Give every run a label and a colour: by network where the runs are twins of each other, else by run."""
     if not runs:
         raise RequestError("There is no run to draw. Expected at least one run folder.")
     records, names = [run.read_run() for run in runs], [run.name for run in runs]

@@ -63,7 +63,6 @@ class Shape:
     svg: str = ""
 
     def at(self, x: float, y: float = 0.0) -> str:
-        """Return the elements, moved."""
         return f'<g transform="translate({x:g} {y:g})">{self.svg}</g>\n' if self.svg else ""
 
 
@@ -99,7 +98,6 @@ def _letter_width(letter: str) -> float:
 
 
 def element(tag: str, style: str, content: str = "", **attributes: float | str) -> str:
-    """Write one element in a style of ``STYLES``."""
     written = "".join(
         f" {key.replace('_', '-')}={quoteattr(value if isinstance(value, str) else f'{value:g}')}"
         for key, value in attributes.items()

@@ -64,7 +64,6 @@ def learning_curves(runs: Sequence[RunFolder]) -> Figure:
 
 
 def _score_rows(style: RunStyle, epochs: Sequence[EpochRecord]) -> Iterator[DataRow]:
-    """One row for each line and epoch."""
     score = style.record.score
     for record in epochs:
         for line, split in SPLITS.items():

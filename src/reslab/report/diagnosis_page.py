@@ -16,7 +16,7 @@ from reslab.records import BlockFlowRecord, DepthRecord, ReadingRecord, VerdictR
 from reslab.report import _depth
 from reslab.report._activations import signal_figure, units_figure
 from reslab.report._loss_slice import slices_figure, surface_figure
-from reslab.report._over_time import heatmap_figure, is_named, updates_figure
+from reslab.report._over_time import heatmap_figure, is_named, spread, updates_figure
 from reslab.report._page import Section, Table, figure_sections, read_records, write_page
 from reslab.report._split import spine_figure, split_figure
 from reslab.report._style import RUN_COLOURS
@@ -136,7 +136,6 @@ def write_diagnosis_page(diagnosis: DiagnosisRecord, path: Path | str, *, title:
 
 
 def facts_of(diagnosis: DiagnosisRecord) -> list[tuple[str, str]]:
-    """What was read, as read, and what the caller adds."""
     readings, reading = diagnosis.readings, diagnosis.readings[-1]
     steps = f"step {reading.step:,}"
     if len(readings) > 1:
@@ -317,13 +316,10 @@ def embedded(diagnoses: Sequence[DiagnosisRecord]) -> dict[str, Any]:
 
 
 def kept_readings(readings: Sequence[ReadingRecord], max_numbers: int) -> list[int]:
-    """Which readings are written: all, or the first, the last and some between, evenly spaced."""
-    last, count = readings[-1], len(readings)
+    """Which readings are written: all, or the first, the last and some between."""
+    last = readings[-1]
     size = 24 * len(last.blocks) + 4 * len(last.layers) + 8 * len(last.activations) + 6 * len(last.parameters) + 50
-    most = max(2, max_numbers // size)
-    if count <= most:
-        return list(range(count))
-    return sorted({round(place * (count - 1) / (most - 1)) for place in range(most)})
+    return spread(len(readings), max(2, max_numbers // size))
 
 
 def _five_digits(value: Any) -> Any:

@@ -50,8 +50,6 @@ BAND_NOTES = " Green: 5 to 95 % of healthy residual networks, equal at the loss.
 
 @dataclass(frozen=True)
 class FlowLine:
-    """One line of the chart: one reading of one network."""
-
     profile: GradientProfile
     label: str  # of the network, in the legend
     colour: str
@@ -157,7 +155,6 @@ def _groups(styles: Sequence[RunStyle]) -> dict[str, list[RunStyle]]:
 def draw(
     panels: dict[str, list[FlowLine]], *, columns: int = 1, width: int = ch.DEPTH_WIDTH, height: int = 290
 ) -> alt.TopLevelMixin:
-    """Draw panels by title, with one axis."""
     lines = [line for found in panels.values() for line in found]
     norms = [norm for line in lines for norm in line.profile.norms]
     around = [
@@ -258,7 +255,6 @@ def healthy_rows(profile: GradientProfile) -> list[DataRow]:
 
 
 def _slope(profile: GradientProfile, at: ch.Channels) -> list[ch.Panel]:
-    """The fitted line, and its slope in words."""
     slope = slope_of(profile)
     if slope is None:
         return []

@@ -75,15 +75,12 @@ def block_profile(reading: ReadingRecord) -> GradientProfile:
 
 @dataclass(frozen=True)
 class StageSpan:
-    """A run of names whose modules lie in the same module."""
-
     name: str  # path of that module; empty at the top
     first: int  # index of its first name
     last: int
 
 
 def stages_of(names: Sequence[str]) -> list[StageSpan]:
-    """Group neighbours by stage."""
     stages, start = [], 0
     for name, run in itertools.groupby(map(stage_of, names)):
         end = start + len(list(run))
@@ -118,7 +115,6 @@ class Slope:
     unit: str  # what ``factor`` is per: ``block``, or ``two layers``, which make a block
 
     def at(self, index: int) -> float:
-        """Return the norm on the line."""
         return float(10.0 ** (self.start + self.slope * (index - self.first)))
 
     @property
@@ -158,13 +154,10 @@ def decades_at(norms: Sequence[float], fractions: Sequence[float]) -> list[float
     """Return decades above the last norm at fractions of the depth; None where a norm is 0 or not finite."""
     if len(norms) < 2 or not all(map(is_measured, norms)):
         return None
+    import numpy as np
+
     decades = [math.log10(norm / norms[-1]) for norm in norms]
-    places = [fraction * (len(decades) - 1) for fraction in fractions]
-    lefts = [min(int(place), len(decades) - 2) for place in places]
-    return [
-        decades[left] + (place - left) * (decades[left + 1] - decades[left])
-        for left, place in zip(lefts, places, strict=True)
-    ]
+    return [float(value) for value in np.interp(fractions, np.linspace(0, 1, len(norms)), decades)]
 
 
 def healthy_band(profiles: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
