@@ -48,10 +48,12 @@ def test_twins_have_their_familys_colours_deeper_is_stronger(twins):
         assert [RAMPS[family].index(colours[f"{prefix}{depth}"]) for depth in (20, 56, 110)] == [0, 3, 6]
 
 
-def test_seeds_of_a_twin_share_a_colour_and_a_name(make_run):
+def test_seeds_of_a_twin_share_a_colour_and_a_name_and_are_told_together(make_run):
     runs = [make_run(f"{model}-{seed}", model=model) for model in ("plain20", "resnet20") for seed in (0, 1)]
     assert [style.label for style in run_styles(runs)] == ["plain20", "plain20", "resnet20", "resnet20"]
-    assert {row["run"] for row in drawn(learning_curves(runs))} == {run.name for run in runs}
+    figure = learning_curves(runs)
+    assert {row["run"] for row in drawn(figure)} == {run.name for run in runs}
+    assert figure.caption.count("(means of up to 2 runs)") == 2
 
 
 def test_the_same_network_trained_four_ways_is_coloured_by_run(make_run):
@@ -191,11 +193,6 @@ def test_one_run_names_its_best_epoch_by_the_scores_direction(make_run, score):
 def test_unrelated_runs_are_ranked(make_run, score):
     runs = [make_run(name, model=name, epochs=count, score=score) for name, count in (("left", 30), ("right", 3))]
     assert f"Validation {score.name} at the end: best left with " in learning_curves(runs).caption
-
-
-def test_seeds_are_told_together(make_run):
-    runs = [make_run(f"{name}-{seed}", model=name) for name in ("plain20", "resnet20") for seed in range(4)]
-    assert learning_curves(runs).caption.count("(means of up to 4 runs)") == 2
 
 
 # ---- step by step

@@ -227,9 +227,10 @@ def test_a_network_without_blocks_has_a_table_of_layers_and_one_of_which_nothing
     assert len(block_rows(plain)) == 20
     assert list(block_rows(plain)[0]) == ["place", "name", "shape", "gradient", "finding"]
     assert "All layers" in write(plain).text
-    text = write(diagnosis_record(readings=(read(parameters=()),))).text
-    assert "neither a block nor a layer" in text
-    assert "All layers" not in text
+    unseen = write(diagnosis_record(readings=(read(parameters=()),)))
+    assert "neither a block nor a layer" in unseen.text
+    assert "All layers" not in unseen.text
+    assert "flow" not in unseen.specs
 
 
 def test_a_diagnosis_without_a_reading_and_a_place_that_cannot_be_written(tmp_path):

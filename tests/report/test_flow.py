@@ -123,12 +123,6 @@ def test_very_little_can_be_drawn(norms, words, tmp_path):
     assert words in figure.caption
 
 
-def test_no_block_and_no_layer_is_a_reason_not_a_chart():
-    figure = flow_figure(read())
-    assert not figure.is_drawn
-    assert "neither a block nor a layer" in figure.caption
-
-
 def test_the_twin_without_shortcuts_is_dashed_and_has_its_own_zeros():
     depth = DepthRecord(twin=TwinRecord(2.0, (512.0, 0.0, *[1.0] * 7)))
     figure = flow_figure(read([1.0] * 9), depth)
