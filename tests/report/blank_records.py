@@ -43,45 +43,26 @@ def filled(record: type[Record], **values: Any) -> Record:
 
 def block_record(index: int, name: str, **changes: Any) -> BlockFlowRecord:
     """Unless changed, 70 % of the gradient come through an identity shortcut and 30 % through the branch."""
-    values: dict[str, Any] = {
-        "index": index,
-        "name": name,
-        "kind": "identity",
-        "shape": (4, 16, 8, 8),
-        "grad_norm": 1.0,
-        "grad_norm_low": 0.8,
-        "grad_norm_high": 1.3,
-        "shortcut_norm": 0.8,
-        "branch_norm": 0.4,
-        "other_norm": 0.0,
-        "shortcut_share": 0.7,
-        "branch_share": 0.3,
-        "other_share": 0.0,
-        "cosine": 0.1,
-        "pass_through": 1.0,
-        "shortcut_gain": 1.0,
-        "stream": MomentsRecord(0.5, 2.0),
-        "shortcut": MomentsRecord(0.4, 1.3),
-        "branch": MomentsRecord(0.3, 0.7),
-    }
-    return filled(BlockFlowRecord, **(values | changes))
+    values: dict[str, Any] = {"index": index, "name": name, "kind": "identity", "shape": (4, 16, 8, 8)}
+    values |= {"grad_norm": 1.0, "grad_norm_low": 0.8, "grad_norm_high": 1.3}
+    values |= {"shortcut_norm": 0.8, "branch_norm": 0.4, "other_norm": 0.0}
+    values |= {"shortcut_share": 0.7, "branch_share": 0.3, "other_share": 0.0}
+    values |= {"cosine": 0.1, "pass_through": 1.0, "shortcut_gain": 1.0}
+    moments = {"stream": MomentsRecord(0.5, 2.0), "shortcut": MomentsRecord(0.4, 1.3)}
+    return filled(BlockFlowRecord, **(values | moments | {"branch": MomentsRecord(0.3, 0.7)} | changes))
 
 
 def reading_record(
     blocks: Sequence[BlockFlowRecord] = (), layers: Sequence[LayerFlowRecord] = (), **changes: Any
 ) -> ReadingRecord:
     values: dict[str, Any] = {
-        "step": 0,
         "loss": 2.3,
         "num_samples": 4,
         "is_training": True,
         "inputs": (TensorRecord((4, 3, 8, 8), "float32", -1.0, 1.0, 0.0, 0.5, 0),),
-        "outputs": (TensorRecord((4, 10), "float32", -1.0, 1.0, 0.0, 0.5, 0),),
         "blocks": tuple(blocks),
         "layers": tuple(layers),
-        "activations": (),
         "parameters": (ParameterRecord("fc.weight", (10, 64), 2.0, 0.1, True),),
-        "responses": (),
         "duration_s": 0.25,
     }
     return filled(ReadingRecord, **(values | changes))
@@ -99,15 +80,10 @@ def read(norms: Sequence[float] = (), *, layer_norms: Sequence[float] = (), **ch
         block_record(index, name, grad_norm=norm, grad_norm_low=0.8 * norm, grad_norm_high=1.3 * norm)
         for index, (name, norm) in enumerate(zip(stage_names(len(norms)), norms, strict=True))
     ]
+    names = (f"layer{index // 6 + 1}.{index // 2 % 3}.conv{index % 2 + 1}" for index in range(len(layer_norms)))
     layers = [
-        filled(
-            LayerFlowRecord,
-            index=index,
-            name=f"layer{index // 6 + 1}.{index // 2 % 3}.conv{index % 2 + 1}",
-            shape=(4, 16, 8, 8),
-            grad_norm=norm,
-        )
-        for index, norm in enumerate(layer_norms)
+        filled(LayerFlowRecord, index=index, name=name, shape=(4, 16, 8, 8), grad_norm=norm)
+        for index, (name, norm) in enumerate(zip(names, layer_norms, strict=True))
     ]
     return reading_record(**({"blocks": tuple(blocks), "layers": tuple(layers)} | changes))
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from reslab.records import (
     ERROR,
     EpochRecord,
     Evaluation,
+    ReadingRecord,
     RecordWriter,
     RunFolder,
     RunRecord,
@@ -81,7 +82,6 @@ def make_run(tmp_path: Path) -> MakeRun:
         *,
         model: str | None = None,
         epochs: int = 30,
-        steps: int = 300,
         val: bool = True,
         score: Score = ERROR,
         norms: tuple[list[float], list[float]] | None = None,
@@ -92,9 +92,10 @@ def make_run(tmp_path: Path) -> MakeRun:
         folder.root.mkdir(parents=True)
         model = model or name
         write_atomic(folder.run, run_record(model, score=score, **changes).to_json())
-        _write_steps(folder, losses or [2.3 * 0.985**step + 0.02 * (step % 7) + 0.01 for step in range(steps)])
-        _write_epochs(folder, model, epochs, val, score)
-        _write_readings(folder, norms if norms is not None else norms_of(model))
+        losses = losses or [2.3 * 0.985**step + 0.02 * (step % 7) + 0.01 for step in range(300)]
+        _write(folder.steps, _steps(losses))
+        _write(folder.epochs, _epochs(model, epochs, val, score))
+        _write(folder.readings, _readings(norms_of(model) if norms is None else norms))
         return folder
 
     return make
@@ -106,16 +107,20 @@ def twins(make_run: MakeRun) -> list[RunFolder]:
     return [make_run(f"{family}{depth}") for family in ("plain", "resnet") for depth in (20, 56, 110)]
 
 
-def _write_steps(folder: RunFolder, losses: list[float]) -> None:
-    writer = RecordWriter(folder.steps)
-    for step, loss in enumerate(losses):
-        writer.write(StepRecord(step, step // 10, lr=0.1 if step < 200 else 0.01, loss=loss, grad_norm=loss * 2))
+def _write(path: Path, records: Iterable[Any]) -> None:
+    writer = RecordWriter(path)
+    for record in records:
+        writer.write(record)
     writer.close()
 
 
-def _write_epochs(folder: RunFolder, model: str, epochs: int, val: bool, score: Score) -> None:
+def _steps(losses: list[float]) -> Iterator[StepRecord]:
+    for step, loss in enumerate(losses):
+        yield StepRecord(step, step // 10, lr=0.1 if step < 200 else 0.01, loss=loss, grad_norm=loss * 2)
+
+
+def _epochs(model: str, epochs: int, val: bool, score: Score) -> Iterator[EpochRecord]:
     floor = {"plain20": 0.09, "plain56": 0.14, "plain110": 0.35, "resnet20": 0.085, "resnet56": 0.07}.get(model, 0.065)
-    writer = RecordWriter(folder.epochs)
     for epoch in range(epochs):
         error = floor + (0.85 - floor) * 0.8**epoch
         measured = error + 0.01 * math.sin(5 * epoch) * 0.9**epoch + 0.01
@@ -123,18 +128,15 @@ def _write_epochs(folder: RunFolder, model: str, epochs: int, val: bool, score: 
         scores = {f"{split}_loss": 2 * value for split, value in values.items()}
         for split, value in values.items():
             scores[f"{split}_{score.name}"] = value if score.better == "lower" else 1 - value
-        writer.write(EpochRecord(epoch, 10 * (epoch + 1), 0.1, 900.0, 2.7, scores=scores))
-    writer.close()
+        yield EpochRecord(epoch, 10 * (epoch + 1), 0.1, 900.0, 2.7, scores=scores)
 
 
-def _write_readings(folder: RunFolder, norms: tuple[list[float], list[float]]) -> None:
-    writer = RecordWriter(folder.readings)
+def _readings(norms: tuple[list[float], list[float]]) -> Iterator[ReadingRecord]:
     for step, values in zip((0, 299), norms, strict=True):
         names = blocks_of(6 * math.ceil(len(values) / 3) + 2)
         blocks = [block_record(index, names[index], grad_norm=norm) for index, norm in enumerate(values)]
         if blocks:
-            writer.write(reading_record(blocks, step=step))
-    writer.close()
+            yield reading_record(blocks, step=step)
 
 
 @pytest.fixture

@@ -34,13 +34,19 @@ from reslab.report._activations import (
     units_figure,
     why_not_expected,
 )
-from reslab.report._depth import jacobian_figure, lesions_figure, paths_figure, shown_paths
-from reslab.report._heatmap import MAX_COLUMNS, MAX_ROWS, heatmap_figure, limit_of, pooled, spread, worst_of
+from reslab.report._depth import jacobian_figure, lesions_figure, paths_figure, shattering_figure, shown_paths
 from reslab.report._loss_slice import bowl_of, loss_at, slices_figure, surface_figure
-from reslab.report._shattering import shattering_figure
-from reslab.report._spine import branch_width, ratio_of, runs_of, spine_figure
-from reslab.report._split import PARTS, split_figure, stacked
-from reslab.report._updates import updates_figure
+from reslab.report._over_time import (
+    MAX_COLUMNS,
+    MAX_ROWS,
+    heatmap_figure,
+    limit_of,
+    pooled,
+    spread,
+    updates_figure,
+    worst_of,
+)
+from reslab.report._split import PARTS, branch_width, runs_of, spine_figure, split_figure, stacked
 
 NAN = math.nan
 
@@ -345,9 +351,9 @@ def test_blocks_that_a_finding_names_are_marked():
 
 
 def test_many_readings_are_thinned_out_evenly():
-    kept = spread([read([1.0], step=step) for step in range(1000)])
-    assert (len(kept), kept[0].step, kept[-1].step) == (MAX_COLUMNS, 0, 999)
-    assert {two.step - one.step for one, two in itertools.pairwise(kept)} <= {8, 9}
+    kept = spread(1000, MAX_COLUMNS)
+    assert (len(kept), kept[0], kept[-1]) == (MAX_COLUMNS, 0, 999)
+    assert {two - one for one, two in itertools.pairwise(kept)} <= {8, 9}
 
 
 # ---- the depth
@@ -565,9 +571,11 @@ def test_a_thousand_blocks_are_as_small_as_nine(count, tmp_path):
 
 def test_every_number_is_one_and_kinds_have_signs():
     nothing = {"shortcut_norm": 0.0}
-    svg = spine_figure(
+    figure = spine_figure(
         read_blocks({"kind": "projection"}, nothing, nothing | {"branch_norm": 0.0}, {"kind": "pool"})
-    ).svg
+    )
+    assert [str(row["branch_over_shortcut"]) for row in figure.rows] == ["0.5", "inf", "nan", "0.5"]
+    svg = figure.svg
     assert "nan" not in svg
     assert "inf" not in svg
     tags = [element.tag.rpartition("}")[2] for element in elements(svg)]
@@ -581,12 +589,6 @@ def test_every_number_is_one_and_kinds_have_signs():
 def test_the_branch_is_as_wide_as_the_ratio(branch, width):
     svg = spine_figure(read_blocks({"shortcut_norm": 1.0, "branch_norm": branch})).svg
     assert [float(each.get("stroke-width")) for each in elements(svg) if each.get("class") == "branch"] == [width]
-
-
-def test_ratio_of_nothing():
-    assert ratio_of(block_record(0, "a", shortcut_norm=2.0, branch_norm=1.0)) == 0.5
-    assert ratio_of(block_record(0, "a", shortcut_norm=0.0, branch_norm=1.0)) == math.inf
-    assert math.isnan(ratio_of(block_record(0, "a", shortcut_norm=0.0, branch_norm=0.0)))
 
 
 def test_the_spine_says_where_branches_carry_most():

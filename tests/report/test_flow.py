@@ -28,23 +28,11 @@ from reslab.report.profile import (
 def points_of(spec: dict[str, Any]) -> dict[tuple[str, str], list[float | None]]:
     """The norms of each line, by run or label and by reading."""
     lines: dict[tuple[str, str], list[float | None]] = {}
-    drawn = {id(row): row for row in rows_of(spec, "alone", "norm")}
-    named = [
-        layer["data"]["name"]
-        for layer in find_layers(spec)
-        if layer["mark"]["type"] == "line" and "detail" in layer["encoding"]
-    ]
-    for row in (row for name in named for row in spec["datasets"][name]):
-        assert id(row) in drawn
+    layers = [layer for found in find_all(spec, "layer") for layer in found if "mark" in layer]
+    drawn = [layer for layer in layers if layer["mark"]["type"] == "line" and "detail" in layer["encoding"]]
+    for row in (row for layer in drawn for row in spec["datasets"][layer["data"]["name"]]):
         lines.setdefault((row["run"] or row["label"], row["line"]), []).append(row["norm"])
     return lines
-
-
-def find_layers(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    found = []
-    for layers in find_all(spec, "layer"):
-        found += [layer for layer in layers if "mark" in layer]
-    return found
 
 
 def axes_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -62,6 +50,8 @@ def test_every_block_is_on_the_line_and_nothing_is_clamped():
     norms = [10.0 ** -(3 * index) for index in range(12)]
     figure = flow_figure(read(norms))
     json.dumps(figure.spec, allow_nan=False)
+    assert list(figure.rows[0]) == ["index", "name", "grad_norm", "low", "high"]
+    assert [row["grad_norm"] for row in figure.rows] == norms  # exact
     assert points_of(figure.spec) == {("this network", "last reading"): pytest.approx(norms, rel=1e-4)}
     scale = axes_of(figure.spec)[0]
     assert not scale.get("clamp")
@@ -133,12 +123,6 @@ def test_very_little_can_be_drawn(norms, words, tmp_path):
     assert words in figure.caption
 
 
-def test_no_block_and_no_layer_is_a_reason_not_a_chart():
-    figure = flow_figure(read())
-    assert not figure.is_drawn
-    assert "neither a block nor a layer" in figure.caption
-
-
 def test_the_twin_without_shortcuts_is_dashed_and_has_its_own_zeros():
     depth = DepthRecord(twin=TwinRecord(2.0, (512.0, 0.0, *[1.0] * 7)))
     figure = flow_figure(read([1.0] * 9), depth)
@@ -165,14 +149,6 @@ def test_ticks_stand_at_stage_borders_only():
     assert {tuple(axis["values"]) for axis in axes} == {(0, 10, 20, 29)}
 
 
-def test_the_numbers_are_exact_in_the_csv(tmp_path):
-    norms = [1 / (3 + index) for index in range(9)]
-    flow_figure(read(norms)).save(tmp_path / "flow.csv")
-    lines = (tmp_path / "flow.csv").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "index,name,grad_norm,low,high"
-    assert [float(line.split(",")[2]) for line in lines[1:]] == norms
-
-
 @pytest.mark.parametrize(
     ("name", "stage"),
     [
@@ -188,7 +164,7 @@ def test_the_numbers_are_exact_in_the_csv(tmp_path):
         ("", ""),
     ],
 )
-def test_stage_of(name, stage):
+def test_the_stage_of_a_module_is_its_path_up_to_its_number(name, stage):
     assert stage_of(name) == stage
 
 

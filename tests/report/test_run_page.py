@@ -24,7 +24,7 @@ def sections_of(runs):
     return {section.title: section.content for section in about_sections(runs, [run.read_run() for run in runs])}
 
 
-def test_page_of_six_twins(twins, tmp_path):
+def test_the_page_of_six_twins_has_facts_charts_and_numbers_whole(twins, tmp_path):
     path = write_run_page(twins, tmp_path / "page.html", title="Does depth help?", lead="Only with shortcuts.")
     page = PageReader(path)
     assert path.stat().st_size < HALF_A_MEGABYTE
@@ -34,10 +34,6 @@ def test_page_of_six_twins(twins, tmp_path):
     facts = ("lowest validation error", "validation split of 20 %", "sha256:0f3a9c", "x86-64", "2.11.0", "1,078")
     for words in told + facts:
         assert words in page.text
-
-
-def test_the_page_carries_the_charts_and_numbers_whole(twins, tmp_path):
-    page = PageReader(write_run_page(twins, tmp_path / "page.html", title="t"))
     for figure in (learning_curves(twins), gradient_flow(twins)):
         assert page.specs[figure.key] == json.loads(json.dumps(figure.spec))
         assert len(page.rows[figure.key]) == len(figure.rows)

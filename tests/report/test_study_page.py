@@ -19,7 +19,7 @@ from reslab.records import (
     encode,
 )
 from reslab.report import study_means, write_study_page
-from reslab.report._shattering import shattering_of_runs
+from reslab.report._depth import shattering_of_runs
 from reslab.report._style import RAMPS
 from reslab.report.study_page import MAX_RUNS
 from reslab.report.study_table import brief, cells_of, columns_of, markdown_of

@@ -42,15 +42,8 @@ PICKED = alt.selection_point(name="picked", fields=["label"], bind="legend")
 
 
 def mark(kind: str, rows: Iterable[DataRow], **settings: Any) -> alt.Chart:
-    """Draw a mark for each row; a setting that is a channel encodes, any other styles the mark.
-
-    Rows are not checked by altair, which would take longer than all the rest, and are a tuple, because altair copies
-    lists row by row, many times for a layered chart.
-
-    Example:
-        >>> mark("line", [{"step": 1, "loss": 2.0}], x="step:Q", y="loss:Q", color="#222222").to_dict()["mark"]
-        {'type': 'line', 'color': '#222222'}
-    """
+    """Draw a mark for each row; a setting that is a channel encodes, any other styles the mark."""
+    # Altair would check each row, which takes longer than all the rest, and copy a list (not a tuple) row by row.
     data = alt.InlineData(values=())
     data.values = tuple(rows)
     always = ("x", "y", "x2", "y2", "text", "detail", "tooltip")
@@ -83,7 +76,6 @@ def rounded(row: DataRow) -> DataRow:
 
 
 def number(field: str, title: str = "") -> alt.Tooltip:
-    """A number in a tooltip."""
     return alt.Tooltip(f"{field}:Q", title=title or field, format=".3~g")
 
 
@@ -133,7 +125,6 @@ def order_axis(count: int, title: str | None, *, field: str = "index:Q", **setti
 
 
 def input_to_loss(what: str) -> str:
-    """The title of an axis along the depth."""
     return f"\u2190 input\u2003\u2003{what}\u2003\u2003loss \u2192"
 
 
@@ -182,27 +173,18 @@ def log_ticks(low: float, high: float, **settings: Any) -> alt.Axis:
 
 
 def log_axis(channel: type[Any], field: str, title: str | list[str], low: float, high: float, **scale: Any) -> Any:
-    """A logarithmic ``alt.X`` or ``alt.Y``."""
     axis = log_ticks(low, high, **(SAME_WIDTH if channel is alt.Y else {}))
     return channel(field, title=title, scale=alt.Scale(type="log", domain=[low, high], nice=False, **scale), axis=axis)
 
 
 @dataclass(frozen=True)
 class LogAxis:
-    """A vertical logarithmic axis on which nothing is clamped: zeros and what is not finite have rails.
+    """A vertical logarithmic axis on which nothing is clamped: zeros and what is not finite have rails."""
 
-    Args:
-        low: exponent of ten at the bottom.
-        high: exponent of ten at the top.
-        zeros: whether a rail for exact zeros lies below.
-        others: whether a rail for what is not finite lies above.
-        height: pixels of the panel.
-    """
-
-    low: int
+    low: int  # exponents of ten
     high: int
-    zeros: bool
-    others: bool
+    zeros: bool  # whether a rail for exact zeros lies below
+    others: bool  # whether a rail for what is not finite lies above
     height: int
 
     @classmethod
@@ -215,7 +197,6 @@ class LogAxis:
         return cls(low, high, zeros=0 in values, others=not all(map(math.isfinite, values)), height=height)
 
     def y(self, field: str, title: str | list[str]) -> alt.Y:
-        """The axis itself, with ticks at powers of ten."""
         ends = {"rangeMin": self.height - (RAIL if self.zeros else 0), "rangeMax": RAIL if self.others else 0}
         axis: alt.Y = log_axis(alt.Y, field, title, 10.0**self.low, 10.0**self.high, **ends)
         return axis

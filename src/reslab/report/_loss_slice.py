@@ -67,7 +67,6 @@ def slices_figure(records: dict[str, SliceRecord]) -> Figure:
 
 
 def centre_of(record: SliceRecord) -> float:
-    """Return the loss of the network itself."""
     return record.losses[len(record.positions) // 2]
 
 
@@ -137,10 +136,6 @@ def bowl_of(record: SliceRecord) -> tuple[float, float]:
 
     Between two points it is taken for linear; the ends of the slice are the farthest. A point that is not finite is a
     wall.
-
-    Example:
-        >>> bowl_of(SliceRecord("", (-2.0, -1.0, 0.0, 1.0, 2.0), (9.0, 1.5, 1.0, 3.0, 9.0), "batch", 0))
-        (-1.0666666666666667, 0.5)
     """
     half, limit = len(record.positions) // 2, 2 * centre_of(record)
     right = _edge(record.positions[half:], record.losses[half:], limit)

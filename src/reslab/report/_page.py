@@ -10,68 +10,48 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reslab.records import encode
+from reslab.records import VerdictRecord, encode
 from reslab.report import _svg
 from reslab.report._style import DARK
 from reslab.report.figure import DataRow, Figure, vega_lite_version, write_file
-from reslab.report.verdict import VerdictSummary
+from reslab.report.verdict import SIGNS, reasons_of, verdict_sentence
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells, already in words.
+    """Cells, already in words; the last cell of a shorter row spans the rest.
 
-    Args:
-        header: names of the columns; may be empty.
-        rows: of cells; the last cell of a shorter row spans the rest. A dict is a cell with ``state``, ``sign`` and
-            ``text``.
-        words: how many leading columns are words, and not numbers.
-        groups: names above the header, each with the number of its columns.
-        fold: what stands in place of the table until it is clicked.
+    A dict is a cell with ``state``, ``sign`` and ``text``.
     """
 
-    header: Sequence[str]
+    header: Sequence[str]  # may be empty
     rows: Sequence[Sequence[Any]]
-    words: int = 1
-    groups: Sequence[tuple[str, int]] = ()
-    fold: str = ""
+    words: int = 1  # leading columns that are words, and not numbers
+    groups: Sequence[tuple[str, int]] = ()  # names above the header, each with the number of its columns
+    fold: str = ""  # what stands in place of the table until it is clicked
 
 
 @dataclass(frozen=True)
 class Notice:
-    """What a reader must know before any number.
+    """What a reader must know before any number, with names and values that explain it."""
 
-    Args:
-        level: ``running``, ``interrupted`` or ``failed``.
-        text: a sentence.
-        items: names and values that explain it.
-    """
-
-    level: str
+    level: str  # ``running``, ``interrupted`` or ``failed``
     text: str
     items: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page.
-
-    Args:
-        title: its heading, and its entry in the contents.
-        kind: macro of blocks.html.j2 that shows it: ``figure``, ``tables``, ``facts``, ``lists``, ``sortable``, ...
-        content: what that macro takes.
-        hint: lesser words below.
-    """
-
     title: str
-    kind: str
-    content: Any
-    hint: str = ""
+    kind: str  # macro of blocks.html.j2 that shows it
+    content: Any  # what that macro takes
+    hint: str = ""  # lesser words below
 
     @property
     def anchor(self) -> str:
@@ -92,24 +72,14 @@ def write_page(
     sections: Sequence[Section],
     lead: str = "",
     notices: Sequence[Notice] = (),
-    verdicts: Sequence[VerdictSummary] = (),
+    verdicts: Mapping[str, VerdictRecord] = MappingProxyType({}),
     tables: Mapping[str, Sequence[DataRow]] | None = None,
     records: Any = None,
 ) -> Path:
     """Write a page, whole or not at all, and return its path.
 
-    Args:
-        path: of the file.
-        title: its heading.
-        sections: in order.
-        lead: the answer in a sentence or two, shown large.
-        notices: what a reader must know before any number.
-        verdicts: of networks, at the top.
-        tables: rows by key, of sections of the kind ``sortable``.
-        records: plain types to put into the page; ``read_records`` gets them out again.
-
-    Raises:
-        RequestError: if the file can't be written.
+    ``verdicts`` go by network, ``tables`` are the rows of sections of the kind ``sortable`` by key, and ``records`` are
+    plain types that ``read_records`` gets out again.
     """
     figures = [section.content for section in sections if section.kind == "figure"]
     charts = {figure.key: spec for figure in figures if (spec := figure.spec)}
@@ -125,6 +95,7 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {"signs": SIGNS, "verdict_sentence": verdict_sentence, "reasons_of": reasons_of}
     environment.globals["drawing"] = lambda svg: Markup(re.sub(r"<style>.*?</style>", "", svg, flags=re.S))
     html = environment.get_template("page.html.j2").render(
         title=title,

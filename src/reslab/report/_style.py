@@ -59,12 +59,7 @@ DARK = {
 
 
 def in_dark(node: Any) -> Any:
-    """Put the dark colours into Vega-Lite; its data stay what they are.
-
-    Example:
-        >>> in_dark({"mark": {"color": "#222222"}, "datasets": {"a": [{"name": "#222222"}]}})
-        {'mark': {'color': '#ECECF0'}, 'datasets': {'a': [{'name': '#222222'}]}}
-    """
+    """Put the dark colours into Vega-Lite; its data stay what they are."""
     if isinstance(node, dict):
         return {key: item if key == "datasets" else in_dark(item) for key, item in node.items()}
     if isinstance(node, list):
@@ -77,45 +72,22 @@ def in_dark(node: Any) -> Any:
 
 @dataclass(frozen=True)
 class NetworkName:
-    """What a network's name says about it.
-
-    Args:
-        family: ``plain`` or ``residual``.
-        depth: the number in the name.
-        variant: what follows the number, such as ``_small``.
-    """
-
     family: Family
     depth: int
-    variant: str = ""
+    variant: str = ""  # what follows the number, such as ``_small``
 
 
 @dataclass(frozen=True)
 class RunStyle:
-    """How one run looks on every chart.
-
-    Args:
-        run: whose records are drawn.
-        record: its run.json.
-        network: what the network's name says, or None where the runs are not compared by network.
-        label: its entry in legends.
-        colour: of its lines.
-    """
-
     run: RunFolder
     record: RunRecord
-    network: NetworkName | None
-    label: str
+    network: NetworkName | None  # None where the runs are not compared by network
+    label: str  # in legends
     colour: str
 
 
 def parse_name(model: str) -> NetworkName | None:
-    """Read a network's name; None if it is neither a plain nor a residual network of ours.
-
-    Example:
-        >>> parse_name("plain56")
-        NetworkName(family='plain', depth=56, variant='')
-    """
+    """Read a network's name; None if it is neither a plain nor a residual network of ours."""
     match = re.fullmatch(r"(plain|resnet)(\d+)(\D.*)?", model)
     if match is None:
         return None
@@ -128,11 +100,7 @@ def are_paired(networks: Iterable[NetworkName | None]) -> bool:
 
 
 def run_styles(runs: Sequence[RunFolder]) -> list[RunStyle]:
-    """Give every run a label and a colour: by network where the runs are twins of each other, else by run.
-
-    Raises:
-        RequestError: if there is no run.
-    """
+    """Give every run a label and a colour: by network where the runs are twins of each other, else by run."""
     if not runs:
         raise RequestError("There is no run to draw. Expected at least one run folder.")
     records, names = [run.read_run() for run in runs], [run.name for run in runs]

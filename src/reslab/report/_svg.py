@@ -55,14 +55,7 @@ STYLES: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """A part of a drawing; its origin is its left end, at the height of the line that runs through it.
-
-    Args:
-        width: pixels to the right of the origin.
-        above: pixels above it.
-        below: pixels below it.
-        svg: its elements.
-    """
+    """A part of a drawing, in pixels from its origin: its left end, at the height of the line that runs through it."""
 
     width: float = 0.0
     above: float = 0.0
@@ -70,7 +63,6 @@ class Shape:
     svg: str = ""
 
     def at(self, x: float, y: float = 0.0) -> str:
-        """Return the elements, moved."""
         return f'<g transform="translate({x:g} {y:g})">{self.svg}</g>\n' if self.svg else ""
 
 
@@ -106,7 +98,6 @@ def _letter_width(letter: str) -> float:
 
 
 def element(tag: str, style: str, content: str = "", **attributes: float | str) -> str:
-    """Write one element in a style of ``STYLES``."""
     written = "".join(
         f" {key.replace('_', '-')}={quoteattr(value if isinstance(value, str) else f'{value:g}')}"
         for key, value in attributes.items()
@@ -166,12 +157,7 @@ def styles_css(scope: str, side: int) -> str:
 
 
 def in_dark(svg: str) -> str:
-    """Make a drawing dark wherever it lies, instead of following its surroundings.
-
-    Example:
-        >>> in_dark("<style>.a{fill:#fff}@media (prefers-color-scheme:dark){.a{fill:#000}}</style>")
-        '<style>.a{fill:#fff}.a{fill:#000}</style>'
-    """
+    """Make a drawing dark wherever it lies, instead of following its surroundings."""
     return re.sub(r"@media \(prefers-color-scheme:dark\)\{(.*?)\}</style>", r"\1</style>", svg, flags=re.S)
 
 

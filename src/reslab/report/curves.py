@@ -64,7 +64,6 @@ def learning_curves(runs: Sequence[RunFolder]) -> Figure:
 
 
 def _score_rows(style: RunStyle, epochs: Sequence[EpochRecord]) -> Iterator[DataRow]:
-    """One row for each line and epoch."""
     score = style.record.score
     for record in epochs:
         for line, split in SPLITS.items():
@@ -237,16 +236,11 @@ def _step_panel(values: list[tuple[int, float]], field: str) -> ch.Panel:
     return ch.panel(layers, width=ch.FULL_WIDTH, height=110 if bottom else 150)
 
 
-def thin_out(points: list[tuple[int, float]], *, limit: int = MAX_POINTS) -> list[tuple[int, float]]:
-    """Keep at most ``limit`` points, among them the lowest and the highest of every bin, in their order.
-
-    Example:
-        >>> thin_out([(0, 1.0), (1, 9.0), (2, 1.0), (3, 1.0)], limit=2)
-        [(0, 1.0), (1, 9.0)]
-    """
-    if len(points) <= limit:
+def thin_out(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Keep at most ``MAX_POINTS`` points, among them the lowest and the highest of every bin, in their order."""
+    if len(points) <= MAX_POINTS:
         return points
-    width = math.ceil(len(points) / (limit // 2))
+    width = math.ceil(len(points) / (MAX_POINTS // 2))
     bins = (points[left : left + width] for left in range(0, len(points), width))
     return [point for each in bins for point in sorted({pick(each, key=lambda p: p[1]) for pick in (min, max)})]
 

@@ -15,19 +15,16 @@ from reslab.errors import RequestError, unknown
 from reslab.records import BlockFlowRecord, DepthRecord, ReadingRecord, VerdictRecord, from_plain
 from reslab.report import _depth
 from reslab.report._activations import signal_figure, units_figure
-from reslab.report._heatmap import heatmap_figure, is_named
 from reslab.report._loss_slice import slices_figure, surface_figure
+from reslab.report._over_time import heatmap_figure, is_named, spread, updates_figure
 from reslab.report._page import Section, Table, figure_sections, read_records, write_page
-from reslab.report._shattering import shattering_figure
-from reslab.report._spine import spine_figure
-from reslab.report._split import split_figure
+from reslab.report._split import spine_figure, split_figure
 from reslab.report._style import RUN_COLOURS
-from reslab.report._updates import updates_figure
 from reslab.report.figure import DataRow, Figure
 from reslab.report.flow import flow_comparison, flow_figure
 from reslab.report.profile import depth_profile, is_measured, slope_of
 from reslab.report.text import DASH, duration, in_words, percent, plural, ratio, times
-from reslab.report.verdict import SIGNS, summary_of, where_of
+from reslab.report.verdict import SIGNS, where_of
 
 PAGE_SCHEMA = 2
 """Of the JSON inside a page; a reader refuses a newer one."""
@@ -72,7 +69,7 @@ FIGURES: dict[str, Callable[[DiagnosisRecord], Figure]] = {
     "units": lambda found: units_figure(found.readings[-1]),
     "updates": lambda found: updates_figure(found.readings),
     "paths": lambda found: _depth.paths_figure(found.depth),
-    "shattering": lambda found: shattering_figure(found.depth),
+    "shattering": lambda found: _depth.shattering_figure(found.depth),
     "lesions": lambda found: _depth.lesions_figure(found.depth),
     "jacobian": lambda found: _depth.jacobian_figure(found.depth),
     "surface": lambda found: surface_figure(found.depth),
@@ -125,7 +122,7 @@ def write_diagnosis_page(diagnosis: DiagnosisRecord, path: Path | str, *, title:
     return write_page(
         path,
         title=title or f"Diagnosis of {diagnosis.name}",
-        verdicts=[summary_of(diagnosis.name, diagnosis.judged)],
+        verdicts={diagnosis.name: diagnosis.judged},
         sections=[
             Section("What was read", "cards", facts_of(diagnosis)),
             *figure_sections([draw(diagnosis) for draw in FIGURES.values()]),
@@ -139,7 +136,6 @@ def write_diagnosis_page(diagnosis: DiagnosisRecord, path: Path | str, *, title:
 
 
 def facts_of(diagnosis: DiagnosisRecord) -> list[tuple[str, str]]:
-    """What was read, as read, and what the caller adds."""
     readings, reading = diagnosis.readings, diagnosis.readings[-1]
     steps = f"step {reading.step:,}"
     if len(readings) > 1:
@@ -240,7 +236,7 @@ def write_comparison_page(diagnoses: Sequence[DiagnosisRecord], path: Path | str
     return write_page(
         path,
         title=title or f"Diagnoses of {', '.join(names)}",
-        verdicts=[summary_of(diagnosis.name, diagnosis.judged) for diagnosis in diagnoses],
+        verdicts={diagnosis.name: diagnosis.judged for diagnosis in diagnoses},
         sections=[
             Section("Side by side", "tables", [Table(["", *names], side_by_side, words=words)]),
             Section(
@@ -320,13 +316,10 @@ def embedded(diagnoses: Sequence[DiagnosisRecord]) -> dict[str, Any]:
 
 
 def kept_readings(readings: Sequence[ReadingRecord], max_numbers: int) -> list[int]:
-    """Which readings are written: all, or the first, the last and some between, evenly spaced."""
-    last, count = readings[-1], len(readings)
+    """Which readings are written: all, or the first, the last and some between."""
+    last = readings[-1]
     size = 24 * len(last.blocks) + 4 * len(last.layers) + 8 * len(last.activations) + 6 * len(last.parameters) + 50
-    most = max(2, max_numbers // size)
-    if count <= most:
-        return list(range(count))
-    return sorted({round(place * (count - 1) / (most - 1)) for place in range(most)})
+    return spread(len(readings), max(2, max_numbers // size))
 
 
 def _five_digits(value: Any) -> Any:

@@ -50,21 +50,11 @@ BAND_NOTES = " Green: 5 to 95 % of healthy residual networks, equal at the loss.
 
 @dataclass(frozen=True)
 class FlowLine:
-    """One line of the chart.
-
-    Args:
-        profile: the norms.
-        label: of the network, in the legend.
-        colour: of the network.
-        reading: which of its readings, where there are several.
-        run: whose it is; empty for a network by itself.
-    """
-
     profile: GradientProfile
-    label: str
+    label: str  # of the network, in the legend
     colour: str
     reading: str = LAST
-    run: str = ""
+    run: str = ""  # empty for a network by itself
 
 
 def gradient_flow(runs: Sequence[RunFolder]) -> Figure:
@@ -165,7 +155,6 @@ def _groups(styles: Sequence[RunStyle]) -> dict[str, list[RunStyle]]:
 def draw(
     panels: dict[str, list[FlowLine]], *, columns: int = 1, width: int = ch.DEPTH_WIDTH, height: int = 290
 ) -> alt.TopLevelMixin:
-    """Draw panels by title, with one axis."""
     lines = [line for found in panels.values() for line in found]
     norms = [norm for line in lines for norm in line.profile.norms]
     around = [
@@ -266,7 +255,6 @@ def healthy_rows(profile: GradientProfile) -> list[DataRow]:
 
 
 def _slope(profile: GradientProfile, at: ch.Channels) -> list[ch.Panel]:
-    """The fitted line, and its slope in words."""
     slope = slope_of(profile)
     if slope is None:
         return []

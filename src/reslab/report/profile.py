@@ -30,21 +30,15 @@ def is_measured(norm: float) -> bool:
 
 @dataclass(frozen=True)
 class GradientProfile:
-    """Gradient norms along the depth, at the inputs of what lies there.
+    """Gradient norms along the depth, at the inputs of blocks or layers in order of execution.
 
-    Args:
-        step: of the training.
-        names: of the blocks or layers, in order of execution.
-        norms: of the gradient at the input of each.
-        unit: ``block``, or ``layer`` where there are too few blocks.
-        low: a tenth of the samples have less; NaN where samples can't be distinguished.
-        high: a tenth of the samples have more.
+    A tenth of the samples have less than ``low``, a tenth more than ``high``; NaN where samples can't be distinguished.
     """
 
     step: int
     names: tuple[str, ...]
     norms: tuple[float, ...]
-    unit: str = "block"
+    unit: str = "block"  # or "layer" where there are too few blocks
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
 
@@ -81,26 +75,12 @@ def block_profile(reading: ReadingRecord) -> GradientProfile:
 
 @dataclass(frozen=True)
 class StageSpan:
-    """A run of names whose modules lie in the same module.
-
-    Args:
-        name: path of that module; empty at the top.
-        first: index of its first name.
-        last: index of its last name.
-    """
-
-    name: str
-    first: int
+    name: str  # path of that module; empty at the top
+    first: int  # index of its first name
     last: int
 
 
 def stages_of(names: Sequence[str]) -> list[StageSpan]:
-    """Group names by stage.
-
-    Example:
-        >>> stages_of(["layer1.0", "layer1.1", "layer2.0"])
-        [StageSpan(name='layer1', first=0, last=1), StageSpan(name='layer2', first=2, last=2)]
-    """
     stages, start = [], 0
     for name, run in itertools.groupby(map(stage_of, names)):
         end = start + len(list(run))
@@ -110,12 +90,7 @@ def stages_of(names: Sequence[str]) -> list[StageSpan]:
 
 
 def stage_of(name: str) -> str:
-    """Return the path of a module up to the number that it has among its like.
-
-    Example:
-        >>> [stage_of(name) for name in ("layer1.0", "blocks.3.mlp", "stages.0.blocks.2", "encoder.layer_3", "fc")]
-        ['layer1', 'blocks', 'stages.0', 'encoder', '']
-    """
+    """Return the path of a module up to the number that it has among its like: ``layer1`` of ``layer1.0.conv2``."""
     parts = name.split(".")
     numbers = [place for place, part in enumerate(parts) if part.isdigit()]
     numbers = numbers or [place for place, part in enumerate(parts) if re.search(r"\d$", part) and place]
@@ -130,26 +105,16 @@ def stage_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Slope:
-    """A straight line through the logarithms of a profile.
+    """A straight line through the logarithms of a profile."""
 
-    Args:
-        first: index of the first norm that it was fitted to.
-        last: index of the last.
-        start: its value at ``first``, in decades.
-        slope: decades per block or layer, positive towards the loss.
-        fit: fraction of the variance that it explains, R squared.
-        unit: what ``factor`` is per: ``block``, or ``two layers``, which make a block.
-    """
-
-    first: int
+    first: int  # index of the first norm that it was fitted to
     last: int
-    start: float
-    slope: float
-    fit: float
-    unit: str
+    start: float  # its value at ``first``, in decades
+    slope: float  # decades per block or layer, positive towards the loss
+    fit: float  # fraction of the variance that it explains, R squared
+    unit: str  # what ``factor`` is per: ``block``, or ``two layers``, which make a block
 
     def at(self, index: int) -> float:
-        """Return the norm on the line."""
         return float(10.0 ** (self.start + self.slope * (index - self.first)))
 
     @property
@@ -186,21 +151,13 @@ def healthy_decades() -> tuple[list[float], list[float]]:
 
 
 def decades_at(norms: Sequence[float], fractions: Sequence[float]) -> list[float] | None:
-    """Return decades above the last norm at fractions of the depth; None where a norm is 0 or not finite.
-
-    Example:
-        >>> decades_at([100.0, 10.0, 1.0], [0.0, 0.25, 1.0])
-        [2.0, 1.5, 0.0]
-    """
+    """Return decades above the last norm at fractions of the depth; None where a norm is 0 or not finite."""
     if len(norms) < 2 or not all(map(is_measured, norms)):
         return None
+    import numpy as np
+
     decades = [math.log10(norm / norms[-1]) for norm in norms]
-    places = [fraction * (len(decades) - 1) for fraction in fractions]
-    lefts = [min(int(place), len(decades) - 2) for place in places]
-    return [
-        decades[left] + (place - left) * (decades[left + 1] - decades[left])
-        for left, place in zip(lefts, places, strict=True)
-    ]
+    return [float(value) for value in np.interp(fractions, np.linspace(0, 1, len(norms)), decades)]
 
 
 def healthy_band(profiles: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:

@@ -134,7 +134,6 @@ def results_table(runs: Sequence[RunFolder]) -> Table:
 
 
 def notices_of(runs: Sequence[RunFolder], records: Sequence[RunRecord]) -> list[Notice]:
-    """One for each run that is not done."""
     found = []
     for run, record in zip(runs, records, strict=True):
         if record.status in NOT_DONE:

@@ -263,7 +263,6 @@ def shortcut_layers(block: BlockRecord) -> Shape:
 
 
 def plus(x: float, y: float, *, radius: float = JUNCTION) -> str:
-    """A plus in a circle: a residual addition."""
     across, down = ((x - radius / 2, y), (x + radius / 2, y)), ((x, y - radius / 2), (x, y + radius / 2))
     circle = svg.element("circle", "shortcut-box", cx=x, cy=y, r=radius)
     return circle + svg.line("shortcut", *across) + svg.line("shortcut", *down)

@@ -11,8 +11,8 @@ import altair as alt
 
 from reslab.records import MeasureRecord, RunFolder, StudyRecord, StudyRow
 from reslab.report import _chart as ch
+from reslab.report._depth import shattering_of_runs
 from reslab.report._page import Notice, Section, Table, figure_sections, write_page
-from reslab.report._shattering import shattering_of_runs
 from reslab.report._style import INK, QUIET, RAMPS, RUN_COLOURS
 from reslab.report.curves import learning_curves
 from reslab.report.figure import DataRow, Figure
@@ -133,18 +133,22 @@ def numbers_of(record: StudyRecord, measure: MeasureRecord) -> list[float]:
     return [number for row in record.rows for number in row.values.get(measure.key, ()) if math.isfinite(number)]
 
 
+def places_of(record: StudyRecord, name: str) -> list[int]:
+    """The numbers that a factor has; none if it has other values too."""
+    values = {row.factors.get(name) for row in record.rows}
+    numbers = {value for value in values if isinstance(value, int)}
+    return sorted(numbers) if len(numbers) == len(values) else []
+
+
 def is_axis(record: StudyRecord, name: str) -> bool:
     """Whether a factor has several numbers, and few lines would be drawn over them."""
-    places = [row.factors.get(name) for row in record.rows]
     lines = {line_of(row, name) for row in record.rows}
-    return all(isinstance(place, int) for place in places) and len(set(places)) > 1 and len(lines) <= MAX_LINES
+    return len(places_of(record, name)) > 1 and len(lines) <= MAX_LINES
 
 
 def is_shade(record: StudyRecord, name: str) -> bool:
     """Whether the settings are few numbers of one factor for each of many settings of another."""
-    places = [row.factors.get(name) for row in record.rows]
-    are_numbers = all(isinstance(place, int) for place in places) and all(len(row.factors) == 2 for row in record.rows)
-    return are_numbers and 1 < len(set(places)) <= 3
+    return 1 < len(places_of(record, name)) <= 3 and all(len(row.factors) == 2 for row in record.rows)
 
 
 def line_of(row: StudyRow, axis: str) -> str:
@@ -159,7 +163,6 @@ def sheet_of(row: StudyRow, axis: str) -> str:
 
 
 def label_of(row: StudyRow) -> str:
-    """All that a row stands for."""
     return ", ".join(map(str, row.factors.values())) or row.name
 
 
@@ -223,7 +226,7 @@ def _rings(seeds: list[DataRow], **at: Any) -> ch.Panel:
 def _against(record: StudyRecord, measure: MeasureRecord, axis: str, sheet: str) -> ch.Panel:
     """Lines over a factor that is a number; ``sheet`` says of which rows."""
     means, seeds = _points(record, measure, axis, sheet)
-    places = sorted({float(row.factors[axis]) for row in record.rows})
+    places = places_of(record, axis)
     scale = alt.Scale(zero=False, padding=14, nice=False)
     if places[-1] > 10 * places[0]:
         scale = alt.Scale(type="log", domain=[0.9 * places[0], 1.1 * places[-1]], nice=False)
@@ -245,7 +248,7 @@ def _in_lines(record: StudyRecord, measure: MeasureRecord, shade: str) -> ch.Pan
     at = {"x": _value_axis(alt.X, record, measure), "y": y}
     colour: Any = FAMILY_COLOURS["residual"]
     if shade:
-        places = sorted({int(row.factors[shade]) for row in record.rows})
+        places = places_of(record, shade)
         shades = alt.Scale(domain=places, range=[RAMPS["residual"][place] for place in (0, 3, 6)][: len(places)])
         colour = alt.Color("place:O", title=shade, scale=shades, legend=alt.Legend(orient="top"))
     layers = [

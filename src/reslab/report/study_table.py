@@ -15,7 +15,6 @@ def brief(record: StudyRecord, *, is_brief: bool = True) -> StudyRecord:
 
 
 def columns_of(record: StudyRecord) -> list[str]:
-    """Return the headings of the table."""
     return [*record.rows[0].factors, "n", *(measure.heading for measure in record.measures)]
 
 
@@ -48,7 +47,6 @@ def measure_text(measure: MeasureRecord, row: StudyRow) -> str:
 
 
 def in_unit(measure: MeasureRecord, value: float) -> str:
-    """Write one number of a measure."""
     if not math.isfinite(value):
         return "" if math.isnan(value) else "never" if measure.unit == "distance" else "infinite"
     formats = {"points": f"{100 * value:+.2f}", "count": f"{value:,.0f}", "mib": f"{value:,.1f} MiB"}

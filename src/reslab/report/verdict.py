@@ -2,45 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from reslab.records import FindingRecord, VerdictRecord
 from reslab.report.text import plural
 
 SIGNS = {"healthy": ("\u2714", "Healthy"), "warning": ("\u25b2", "Warning"), "sick": ("\u2716", "Sick")}
 """A sign and a word for each verdict; the colour is the third."""
-
-
-@dataclass(frozen=True)
-class VerdictSummary:
-    """What a reader of a page sees first.
-
-    Args:
-        name: of the network.
-        level: ``healthy``, ``warning`` or ``sick``.
-        sign: for those who don't see the colour.
-        word: the verdict.
-        text: it in a sentence.
-        findings: worst first.
-        clean: checks that found nothing.
-        not_checked: reason to the checks that it holds for.
-    """
-
-    name: str
-    level: str
-    sign: str
-    word: str
-    text: str
-    findings: Sequence[FindingRecord]
-    clean: Sequence[str]
-    not_checked: dict[str, list[str]]
-
-
-def summary_of(name: str, judged: VerdictRecord) -> VerdictSummary:
-    """Put a verdict into words for a page."""
-    (sign, word), level, text = SIGNS[judged.verdict], judged.verdict, verdict_sentence(judged)
-    return VerdictSummary(name, level, sign, word, text, judged.findings, judged.clean, _reasons(judged))
 
 
 def verdict_sentence(judged: VerdictRecord) -> str:
@@ -69,11 +35,11 @@ def verdict_lines(name: str, judged: VerdictRecord) -> list[tuple[str, bool]]:
             (f"  Suggested fix: {'; '.join(finding.actions)}.", False),
             (f"  Measured: {measured}. What would change this: {finding.would_change}.", False),
         ]
-    not_checked = (f"not checked: {', '.join(checks)}, because {why}" for why, checks in _reasons(judged).items())
+    not_checked = (f"not checked: {', '.join(checks)}, because {why}" for why, checks in reasons_of(judged).items())
     return [*lines, *((line, False) for line in ("", f"clean: {', '.join(judged.clean) or '-'}", *not_checked))]
 
 
-def _reasons(judged: VerdictRecord) -> dict[str, list[str]]:
+def reasons_of(judged: VerdictRecord) -> dict[str, list[str]]:
     """Each reason why checks could not run, with those checks."""
     reasons: dict[str, list[str]] = {}
     for check, reason in judged.not_checked.items():

@@ -1,4 +1,4 @@
-"""The heatmap: how each block's gradient changed while the network trained."""
+"""What changes while a network trains: each block's gradient, and how far a step moves each parameter."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import altair as alt
 
 from reslab.records import FindingRecord, ReadingRecord
 from reslab.report import _chart as ch
-from reslab.report._style import ALARM, BLUE, DIVERGING, INK, QUIET, UNKNOWN, VERMILION
+from reslab.report._style import ALARM, BLUE, DIVERGING, INK, OTHER, QUIET, UNKNOWN, VERMILION
 from reslab.report.figure import DataRow, Figure
 from reslab.report.profile import GradientProfile, StageSpan, depth_profile, is_measured, stages_of
-from reslab.report.text import ratio
+from reslab.report.text import plural, ratio
 
-KEY, TITLE = "heatmap", "Gradient over time"
+# ---- the gradient
+
 MAX_ROWS, MAX_COLUMNS = 256, 120
 LIMITS = (0.5, 3.0)  # decades at which colours end: at least, so that noise stays pale, and at most
 ODD = {"exactly 0": INK, "not finite": ALARM, "not read": UNKNOWN}
 SIGNS = {"critical": ("\u2716", ALARM), "warning": ("\u25b2", VERMILION), "info": ("\u25cf", BLUE)}
-NOTES = (
+HEATMAP_NOTES = (
     "Colour: log10 of the gradient norm over the row's own median, in decades; green is more than usual, purple less."
     " The limits hold 98 % of all cells; what lies beyond has the outermost colour, and its number under the mouse."
 )
@@ -36,30 +37,31 @@ def heatmap_figure(readings: Sequence[ReadingRecord], *, findings: Sequence[Find
         readings: of one network, in order of step.
         findings: a sign in the margin for each block that one names.
     """
+    key, title = "heatmap", "Gradient over time"
     profile = depth_profile(readings[-1])
     if len(readings) < 2 or not profile.names:
         why = "one step was read" if len(readings) < 2 else "no gradient along the depth was read"
-        return Figure(KEY, TITLE, f"No picture over time, because {why}: watch a training to see it change.")
-    readings = spread(readings)
+        return Figure(key, title, f"No picture over time, because {why}: watch a training to see it change.")
+    readings = [readings[place] for place in spread(len(readings), MAX_COLUMNS)]
     norms = norms_over_time(profile, readings)
     cells, steps = [decades(row) for row in norms], [reading.step for reading in readings]
     groups = pooled(profile.names)
     picks = (median_of, worst_of) if len(groups) < len(cells) else (median_of,)
-    signs = [sign for finding in findings if (sign := _signs(profile, groups, finding))]
-    panels = [alt.layer(_panel(groups, cells, steps, pick), *signs) for pick in picks]
+    signs = [sign for finding in findings if (sign := _finding_signs(profile, groups, finding))]
+    panels = [alt.layer(_heatmap_panel(groups, cells, steps, pick), *signs) for pick in picks]
     rows = [
         {"index": place, "name": name} | {f"step_{step}": norm for step, norm in zip(steps, row, strict=True)}
         for place, (name, row) in enumerate(zip(profile.names, norms, strict=True))
     ]
     caption, chart = heatmap_caption(profile, steps, norms), ch.arrange(panels, columns=2)
-    return Figure(KEY, TITLE, caption, chart, rows, NOTES, on_canvas=True)
+    return Figure(key, title, caption, chart, rows, HEATMAP_NOTES, on_canvas=True)
 
 
-def spread(readings: Sequence[ReadingRecord]) -> Sequence[ReadingRecord]:
-    """At most ``MAX_COLUMNS`` of them, evenly spaced, the first and the last among them."""
-    if len(readings) <= MAX_COLUMNS:
-        return readings
-    return [readings[round(place * (len(readings) - 1) / (MAX_COLUMNS - 1))] for place in range(MAX_COLUMNS)]
+def spread(count: int, most: int) -> list[int]:
+    """Return at most so many of ``count`` places, evenly spaced, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(place * (count - 1) / (most - 1)) for place in range(most)]
 
 
 # ---- cells and rows
@@ -117,7 +119,7 @@ def worst_of(cells: Sequence[Cell]) -> Cell:
 # ---- the chart
 
 
-def _panel(
+def _heatmap_panel(
     groups: list[StageSpan], cells: list[list[Cell]], steps: list[int], pick: Callable[[Sequence[Cell]], Cell]
 ) -> ch.Panel:
     rows: list[DataRow] = []
@@ -152,7 +154,7 @@ def _panel(
     return ch.panel(layers, width=340, height=len(groups) * max(1, min(12, round(420 / len(groups)))), title=title)
 
 
-def _signs(profile: GradientProfile, groups: list[StageSpan], finding: FindingRecord) -> ch.Panel | None:
+def _finding_signs(profile: GradientProfile, groups: list[StageSpan], finding: FindingRecord) -> ch.Panel | None:
     """In the margin, beside the rows of blocks that a finding names."""
     places = [place for place, name in enumerate(profile.names) if is_named(finding, name)]
     sign, colour = SIGNS[finding.severity]
@@ -184,3 +186,82 @@ def heatmap_caption(profile: GradientProfile, steps: Sequence[int], norms: list[
         if count := sum(word in decades(row) for row in norms):
             sentences.append(f"In {count} of {len(norms)} {profile.unit}s it was {word} at some step.")
     return " ".join(sentences) or f"No gradient that can be measured was read ({over})."
+
+
+# ---- the updates
+
+UPDATES_HEIGHT = 220
+USUAL, TYPICAL = (1e-5, 1e-2), 1e-3
+"""Between what the median of healthy trainings lies, and about where."""
+KINDS = {"weight": BLUE, "bias or gain": OTHER}
+UPDATE_NOTES = (
+    "Norm of a step's change over the norm of the parameter, at the highest rate that was read; the change includes"
+    " momentum, weight decay and the rate. Round: weights; square: biases and gains, of one dimension. Without a ratio"
+    " are parameters that did not move, are 0, or are not finite."
+)
+
+
+def updates_figure(readings: Sequence[ReadingRecord]) -> Figure:
+    """Draw the step at the highest rate of those that were read, parameter by parameter; of several, the last.
+
+    At the end of most schedules nothing moves any more, which is not a problem.
+    """
+    key, title = "updates", "Update over weight"
+    found = [(reading, rows) for reading in readings if (rows := update_rows(reading))]
+    if not found:
+        why = "no step of an optimiser was seen: watch a training with its optimiser"
+        return Figure(key, title, f"No updates to draw, because {why}.")
+    reading, rows = max(found, key=lambda pair: (pair[0].update.lr if pair[0].update else 0.0, pair[0].step))
+    return Figure(
+        key, title, update_caption(rows, reading.step), ch.arrange([_updates_panel(rows)]), rows, UPDATE_NOTES
+    )
+
+
+def update_rows(reading: ReadingRecord) -> list[DataRow]:
+    """One row for each parameter that a step was seen of; the ratio is NaN where there is none."""
+    return [
+        {"index": place, "name": each.name, "kind": "weight" if len(each.shape) > 1 else "bias or gain"}
+        | {"update_norm": update, "weight_norm": each.weight_norm}
+        | {"ratio": update / each.weight_norm if is_measured(update) and is_measured(each.weight_norm) else math.nan}
+        for place, each in enumerate(reading.parameters)
+        if (update := each.update_norm) is not None and not math.isnan(update)
+    ]
+
+
+def _updates_panel(rows: list[DataRow]) -> ch.Panel:
+    known = [row for row in rows if is_measured(row["ratio"])]
+    odd = [row for row in rows if not is_measured(row["ratio"])]
+    ratios = [*(row["ratio"] for row in known), *USUAL]
+    low, high = 10.0 ** math.floor(math.log10(min(ratios))), 10.0 ** math.ceil(math.log10(max(ratios)))
+    ends = {"rangeMin": UPDATES_HEIGHT - (ch.RAIL if odd else 0), "rangeMax": 0}
+    look = {
+        "x": ch.order_axis(1 + rows[-1]["index"], ch.input_to_loss("parameter, in order of definition")),
+        "y": ch.log_axis(alt.Y, "ratio:Q", "update / weight", low, high, **ends),
+        "color": ch.colour("kind", KINDS, symbol="circle"),
+        "shape": alt.Shape("kind:N", title=None, scale=alt.Scale(domain=list(KINDS), range=["circle", "square"])),
+        "tooltip": ["name:N", "kind:N", ch.number("ratio", "update / weight")],
+    }
+    typical = {"ratio": TYPICAL}
+    layers: list[ch.Panel] = [
+        ch.mark("rule", [typical], color=INK, strokeDash=[5, 3], y="ratio:Q"),
+        ch.mark("point", map(ch.rounded, known), size=34 if len(rows) < 300 else 10, **look),
+        ch.label(f"about {TYPICAL:g} is usual", y="ratio:Q", row=typical, baseline="bottom", dx=-6, dy=-3),
+    ]
+    if odd:
+        layers.append(ch.rail("no ratio", UPDATES_HEIGHT - ch.RAIL / 2, odd, shape="triangle-down", color=QUIET))
+    return ch.panel(layers, height=UPDATES_HEIGHT)
+
+
+def update_caption(rows: Sequence[DataRow], step: int) -> str:
+    """Say where the median lies, the extremes, and what did not move."""
+    known = sorted((row["ratio"], row["name"], row["kind"]) for row in rows if is_measured(row["ratio"]))
+    ratios = [ratio for ratio, _, kind in known if kind == "weight"] or [ratio for ratio, _, _ in known]
+    if not ratios:
+        return f"At step {step:,} no parameter moved by an amount that can be compared with its size."
+    middle, (least, low, _), (most, high, _) = statistics.median(ratios), known[0], known[-1]
+    judged = "as usual" if USUAL[0] <= middle <= USUAL[1] else "outside the usual 1e-05 to 0.01"
+    still = sum(row["update_norm"] == 0 for row in rows)
+    return (
+        f"At step {step:,} the median weight moves by {middle:.2g} of itself, {judged}; least {low} ({least:.2g}), most"
+        f" {high} ({most:.2g})." + (f" {still} of {plural(len(rows), 'parameter')} did not move." if still else "")
+    )
