@@ -28,19 +28,14 @@ START_S = 5.0
 
 @dataclass(frozen=True)
 class RunState:
-    """What a run has left so far.
+    """What a run has left so far; values, machine and versions are those of a finished run.
 
-    Args:
-        status: an ``open`` run has begun and can be resumed; a ``failed`` one diverged, and would diverge again.
-        detail: of an open run how far it is, such as ``epoch 3 of 15``; of a failed one the reason, in sentences.
-        values: of a finished run, by measure.
-        machine: that a finished run was computed on.
-        versions: of the software that a finished run was computed with.
+    An ``open`` run has begun and can be resumed; a ``failed`` one diverged, and would diverge again.
     """
 
     status: Literal["new", "open", "done", "failed"]
-    detail: str = ""
-    values: dict[str, float] = field(default_factory=dict)
+    detail: str = ""  # how far an open run is, such as "epoch 3 of 15"; why a failed one failed, in sentences
+    values: dict[str, float] = field(default_factory=dict)  # by measure
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 

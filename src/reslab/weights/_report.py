@@ -16,19 +16,12 @@ own; ``ignored``, the file's, which the network has no place for."""
 
 @dataclass(frozen=True)
 class KeyResult:
-    """What became of one key.
+    """What became of one key."""
 
-    Args:
-        key: in the file; empty for what the file lacks.
-        name: in the network; empty for what the network has no place for.
-        action: what became of it.
-        note: how or why.
-    """
-
-    key: str
-    name: str
+    key: str  # in the file; empty for what the file lacks
+    name: str  # in the network; empty for what the network has no place for
     action: Action
-    note: str = ""
+    note: str = ""  # how or why
 
 
 @dataclass
