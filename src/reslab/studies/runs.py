@@ -48,15 +48,12 @@ class RunState:
 class TrainingRun:
     """A run of ``reslab train``.
 
-    Args:
-        config: of the run.
-        weights: whose scores count: those after the last step, or the best by the validation split.
-        extras: what else is measured: ``depth``, paths and shattering before the first and after the last step;
-            ``costs``, the memory that a step's forward pass keeps, and its time over that in fp32.
+    Besides scores it may measure ``depth``, paths and shattering before the first and after the last step, and
+    ``costs``, the memory that a step's forward pass keeps, and its time over that in fp32.
     """
 
     config: RunConfig
-    weights: Literal["last", "best"] = "last"
+    weights: Literal["last", "best"] = "last"  # whose scores count: after the last step, or the best by validation
     extras: tuple[Extra, ...] = ()
 
     def with_seed(self, seed: int) -> TrainingRun:
@@ -203,18 +200,14 @@ class MeasurementRecord:
 class MeasurementRun:
     """Numbers measured by a module of this package; the methods are those of ``TrainingRun``.
 
-    Args:
-        module: its name; it has ``measure(seed, **settings)``, which returns values by measure,
-            ``expected_s(**settings)``, and perhaps ``check()``, which refuses what can't begin.
-        settings: plain values.
-        seed: of everything random.
-        threads: to compute with; 0 for one on each core.
+    The module has ``measure(seed, **settings)``, which returns values by measure, ``expected_s(**settings)``, and
+    perhaps ``check()``, which refuses what can't begin.
     """
 
-    module: str
-    settings: dict[str, Any]
+    module: str  # its name
+    settings: dict[str, Any]  # plain values
     seed: int = 0
-    threads: int = 1
+    threads: int = 1  # to compute with; 0 for one on each core
     uses_gpu = False
 
     def with_seed(self, seed: int) -> MeasurementRun:
