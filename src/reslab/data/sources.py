@@ -104,17 +104,18 @@ def _digits(options: DataOptions) -> Source:
     return Source("digits", "", classes, {"train": train, "test": test}, augment="none")
 
 
-CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
-IDX_SETS: dict[str, tuple[str, list[str], Geometry]] = {
-    # name: torchvision's folder, classes, augmentation
-    "mnist": ("MNIST", [str(digit) for digit in range(10)], "crop"),
-    "fashion-mnist": ("FashionMNIST", CLOTHES, "crop_flip"),
-}
-
-
 def _mnist(options: DataOptions) -> Source:
-    """MNIST or Fashion-MNIST, in torchvision's layout, such as ``MNIST/raw``."""
-    folder, classes, augment = IDX_SETS[options.name]
+    """MNIST, in torchvision's layout ``MNIST/raw``."""
+    return _idx_source(options, "MNIST", [str(i) for i in range(10)], augment="crop")
+
+
+def _fashion_mnist(options: DataOptions) -> Source:
+    """Fashion-MNIST, in torchvision's layout ``FashionMNIST/raw``."""
+    classes = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+    return _idx_source(options, "FashionMNIST", classes, augment="crop_flip")
+
+
+def _idx_source(options: DataOptions, folder: str, classes: list[str], *, augment: Geometry) -> Source:
     root = _root(options)
     raw = root / folder / "raw"
     if not raw.is_dir() and options.download:
@@ -152,7 +153,7 @@ def _fetch_cifar(datasets: Any, options: DataOptions) -> None:
 SOURCES: dict[str, Callable[[DataOptions], Source]] = {
     "digits": _digits,
     "mnist": _mnist,
-    "fashion-mnist": _mnist,
+    "fashion-mnist": _fashion_mnist,
     "cifar10": _cifar,
     "cifar100": _cifar,
 }
