@@ -56,7 +56,7 @@ class Study:
         >>> from reslab.studies import StudySpec, create_study
         >>> study = create_study(StudySpec("degradation", depths=(8, 14), kinds=("plain",), seeds=1))
         >>> study.name, list(study.runs())
-        ('degradation-digits-43ecf9', ['plain14-seed0', 'plain8-seed0'])
+        ('degradation-digits-30c779', ['plain14-seed0', 'plain8-seed0'])
     """
 
     name: str
