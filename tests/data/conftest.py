@@ -1,18 +1,14 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
+from small_files import noise_image
 
 MakeFolder = Callable[..., Path]
-
-
-def noise_image(seed: int, *, width: int = 8, height: int = 8, mode: str = "RGB") -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels).convert(mode)
 
 
 @pytest.fixture
@@ -41,8 +37,6 @@ def make_folder(tmp_path: Path) -> MakeFolder:
 @pytest.fixture
 def real_data() -> Path:
     """``$RESLAB_DATA``, or a skip that says why."""
-    import os
-
     folder = os.environ.get("RESLAB_DATA")
     if not folder:
         pytest.skip("needs real data: set RESLAB_DATA to the folder that holds cifar10/, MNIST/, ...")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import os
 import pickle
@@ -14,14 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_files import idx, png_bytes
 from torchvision.datasets import CIFAR10, MNIST
 
 from reslab.data._formats import parquet_files, read_cifar, read_idx, read_mnist, read_parquet
 from reslab.errors import RequestError
-
-
-def idx(array: np.ndarray) -> bytes:
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
 def write_mnist(root: Path, *, compressed: bool = False) -> Path:
@@ -215,26 +211,14 @@ def test_an_absent_batch_is_named(tmp_path):
 
 
 @pytest.fixture
-def png(noise):
-    """``png(seed)`` -> the bytes of a PNG of 8x8."""
-
-    def make(seed: int) -> bytes:
-        buffer = io.BytesIO()
-        noise(seed).save(buffer, "PNG")
-        return buffer.getvalue()
-
-    return make
-
-
-@pytest.fixture
-def write(tmp_path, png):
+def write(tmp_path):
     """``write("train-0.parquet", labels=[0, 1])``; other columns instead by ``columns``, class names by ``names``."""
 
     def make(file: str, *, labels=(0, 1), names=None, columns=None, metadata=None):
         path = tmp_path / "set" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         if columns is None:
-            images = [{"bytes": png(row), "path": f"{row}.png"} for row in range(len(labels))]
+            images = [{"bytes": png_bytes(row), "path": f"{row}.png"} for row in range(len(labels))]
             columns = {"image": images, "label": list(labels)}
         table = pa.table(columns)
         if names is not None:
@@ -268,8 +252,9 @@ def test_text_labels_are_sorted(write):
     assert (classes, splits["train"].targets.tolist()) == (["ant", "bee"], [1, 0, 1])
 
 
-def test_other_column_names_and_plain_bytes(write, png):
-    folder = write("train.parquet", columns={"img": [png(0), png(1)], "fine_label": [0, 1], "coarse_label": [0, 0]})
+def test_other_column_names_and_plain_bytes(write):
+    columns = {"img": [png_bytes(0), png_bytes(1)], "fine_label": [0, 1], "coarse_label": [0, 0]}
+    folder = write("train.parquet", columns=columns)
     classes, splits = read_parquet(folder, channels=1)
     assert (classes, splits["train"].open(1).mode) == (["0", "1"], "L")
 

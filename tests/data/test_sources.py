@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import pickle
-import struct
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from small_files import idx, png_bytes
 from torchvision.datasets import ImageFolder
 
 from reslab.data import SOURCES, DataOptions, find_source, image_files
@@ -24,16 +23,12 @@ def found(name, **options):
 
 
 @pytest.fixture
-def parquet(noise):
+def parquet():
     """``parquet(folder, labels)`` writes train and test files of 8x8 images."""
 
     def write(folder, labels=(0, 1)):
         folder.mkdir(parents=True)
-        rows = []
-        for label in labels:
-            buffer = io.BytesIO()
-            noise(label).save(buffer, "PNG")
-            rows.append({"bytes": buffer.getvalue(), "path": None})
+        rows = [{"bytes": png_bytes(label), "path": None} for label in labels]
         for split in ("train", "test"):
             pq.write_table(pa.table({"image": rows, "label": list(labels)}), folder / f"{split}-0.parquet")
         return folder
@@ -44,10 +39,8 @@ def parquet(noise):
 def write_idx(folder, *, labels=(0, 1)):
     folder.mkdir(parents=True)
     for word in ("train", "t10k"):
-        for kind, shape in (("images-idx3", (len(labels), 28, 28)), ("labels-idx1", (len(labels),))):
-            head = struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape)
-            body = bytes(labels) if len(shape) == 1 else bytes(int(np.prod(shape)))
-            (folder / f"{word}-{kind}-ubyte").write_bytes(head + body)
+        (folder / f"{word}-images-idx3-ubyte").write_bytes(idx(np.zeros((len(labels), 28, 28))))
+        (folder / f"{word}-labels-idx1-ubyte").write_bytes(idx(np.array(labels)))
 
 
 # ---- named data sets

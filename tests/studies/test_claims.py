@@ -13,8 +13,8 @@ from reslab.errors import RequestError
 from reslab.records import MeasureRecord, StudyRecord, StudyRow, read_study
 from reslab.studies import STUDIES, Finding, find_studies, judge_claims, shipped_studies
 from reslab.studies import _claim_tests as claim_tests
-from reslab.studies._claim_tests import macs_per_position
-from reslab.studies.claims import claims_markdown, judge, load_claims, read_studies
+from reslab.studies._claim_tests import growth_in_words, macs_per_position
+from reslab.studies.claims import claims_markdown, count_words, judge, load_claims, read_studies
 
 CLAIMS = {claim.key: claim for claim in load_claims()}
 Studies = dict[str, StudyRecord]
@@ -70,6 +70,13 @@ def test_vanishing_follows_the_gradients(plain, residual, vanishing, the_one):
     studies = depths((0, 0.5), (0, 0), start_growth={"plain": plain, "resnet": residual})
     assert find("vanishing", studies).word == vanishing
     assert find("the-one", studies).word == the_one
+
+
+def test_a_ratio_of_gradients_and_the_ledger_in_words():
+    words = ["grows towards the input", "is even", "vanishes", "shrinks"]
+    assert [growth_in_words(growth) for growth in (1e6, 3.0, 1e-5, 5e-3)] == words
+    found = [Finding(CLAIMS["identity"], word, "") for word in ("holds", "does not hold", "does not hold")]
+    assert count_words(found) == "3 claims: 1 holds, 2 do not hold"
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,7 @@ def test_a_difference_is_clear_by_welchs_test_and_its_size():
     assert p_value(first, second, "error") == pytest.approx(1 - 50**0.5 / 52**0.5)
     same = [row("x", {}, error=(error,) * 2) for error in (0.0056, 0.0084, 0.02)]
     assert [compare(same[0], other, "error") for other in same] == ["equal", "equal", "better"]
+    assert compare(same[2], same[0], "error") == "worse"
     assert "a is better by 10.00 points" in comparison_text(first, second, "error", names=("a", "b"))
     near = row("c", {}, error=(0.11, 0.13))
     assert "no difference that 2 seeds can show" in comparison_text(first, near, "error", names=("a", "c"))

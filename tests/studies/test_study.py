@@ -98,8 +98,39 @@ def test_a_measure_that_is_not_finite_is_written_and_read(tmp_path):
     path.write_text(record.to_json(), encoding="utf-8")
     assert read_study(path).rows[0] == rows[0]
     path.write_text(record.to_json().replace('"schema_version": 1', '"schema_version": 99'), encoding="utf-8")
-    with pytest.raises(RequestError, match="of a newer reslab"):
+    with pytest.raises(RequestError, match="from a newer reslab"):
         read_study(path)
+
+
+WITHOUT_TORCH = """
+import sys
+
+class NoTorch:  # not None in sys.modules: tyro would import what is named there
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ImportError("torch was imported")
+
+sys.meta_path.insert(0, NoTorch())
+from reslab.cli.main import main
+from reslab.studies import STUDIES, StudySpec, create_study
+for name in STUDIES:
+    create_study(StudySpec(name))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_finished_study_is_read_without_torch(tmp_path):
+    for name, run in SMALL.runs().items():
+        leave(RunFolder(tmp_path / name), run, error=0.1)
+    text = SMALL.record(tmp_path).to_json()
+    for name in ("index.html", "table.md", "study.json"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    arguments = SMALL.command.split()[1:]
+    command = [sys.executable, "-c", WITHOUT_TORCH, *arguments, "--out", str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["conclusion"] == read_study(tmp_path / "study.json").conclusion
+    assert (tmp_path / "index.html").read_text(encoding="utf-8") == text, "a finished study is not written again"
 
 
 # ---- how runs are shared out

@@ -15,7 +15,7 @@ from reslab.models.architecture import Architecture, change
 from reslab.models.catalog import MODELS, create_model
 from reslab.weights._files import WeightsFile, shapes_of
 from reslab.weights._load import load_file
-from reslab.weights._recognise import Recognition, differences, identify, nearest_name
+from reslab.weights._recognise import Recognition, identify
 from reslab.weights._recognise import recognise as recognise_shapes
 
 SAME_KEYS = {
@@ -132,9 +132,8 @@ def test_other_networks_are_refused_with_the_keys_in_the_way(kind):
         recognise_shapes({**shapes, **instead}, {})
 
 
-def test_names_and_differences():
-    assert differences(MODELS["plain20"], MODELS["resnet20"]) == {"shortcut": "none"}
-    assert nearest_name(MODELS["plain20"]) == ("plain20", {})
+def test_names_and_calls():
+    assert Recognition(MODELS["plain20"], 10, 3).nearest == ("plain20", {})
     assert Recognition(MODELS["resnet50"], 1000, 1).call == "create_model('resnet50', num_classes=1000, in_channels=1)"
     changed = Recognition(change(MODELS["resnet20"], shortcut="zero_pad_both"), 10, 3)
     assert changed.title == "resnet20 with shortcut='zero_pad_both'"

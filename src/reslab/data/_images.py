@@ -56,10 +56,7 @@ TURNS: dict[int, Turn] = {  # by EXIF orientation
 def open_image(source: Path | bytes, *, channels: int, name: str) -> Image.Image:
     """Decode a file or its content whole, turn it upright by its EXIF tag, and convert it to ``L`` or ``RGB``.
 
-    Args:
-        source: a file or its content.
-        channels: 1 for ``L``, 3 for ``RGB``. Grey becomes RGB and RGB grey; opaque alpha is dropped.
-        name: what errors call it.
+    Grey becomes RGB and RGB grey, as ``channels`` 1 or 3 asks; opaque alpha is dropped. Errors call it by ``name``.
 
     Raises:
         RequestError: if it can't be read (absent, truncated, no known format, over 89 million pixels), or has a mode

@@ -31,12 +31,7 @@ DECODED_AHEAD = 64  # images in memory before the disk has them
 
 
 class Thumbnail:
-    """To be cropped in place of its photograph, by boxes in the photograph's pixels: a seed draws the same ones.
-
-    Args:
-        pixels: (H, W, C).
-        full: height and width of the photograph.
-    """
+    """To be cropped in place of its photograph, by boxes in the photograph's pixels: a seed draws the same ones."""
 
     def __init__(self, pixels: Pixels, full: Size) -> None:
         self.pixels, (self.height, self.width) = pixels, full
@@ -97,12 +92,7 @@ def open_thumbnails(split: EncodedSplit, folder: Path, *, side: int, limit_mib: 
 
     Which photographs are kept when not all fit is drawn at random, so that it tells nothing about their class: their
     sharpness would give it away otherwise. Of several processes that ask at once, one makes them, the others wait.
-
-    Args:
-        split: the photographs.
-        folder: where the file lies or will lie; made if need be.
-        side: of the shorter side, in pixels.
-        limit_mib: of all pixels together, in MiB.
+    The shorter side has ``side`` pixels; all thumbnails together take at most ``limit_mib`` MiB.
 
     Raises:
         RequestError: for a limit that nothing fits into, a folder that can't be written or is full, and as

@@ -31,23 +31,13 @@ ADVICE = {
 
 
 class WatchedSamples(Dataset[Sample]):
-    """Samples that name the image they fail at, and let the main process see what each worker is busy with.
-
-    Args:
-        samples: sample by key.
-        names: what each image is called.
-        workers: processes that read it, 0 for this one.
-    """
+    """Samples by key that name the image they fail at, and let the main process see what each worker is busy with."""
 
     def __init__(self, samples: Any, names: Sequence[str], *, workers: int) -> None:
         self.samples, self.names, self.workers = samples, names, workers
         # (workers, 2): process id and number of the image; shared memory outlives the process that wrote it
         self.busy = torch.full((max(1, workers), 2), IDLE).share_memory_()
         WATCHED.add(self)
-
-    def __getitem__(self, key: Key) -> Sample:
-        sample: Sample = self.samples[key]
-        return sample
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | Exception:
         """Return a batch's samples; from a worker, the error in their place if there is one.

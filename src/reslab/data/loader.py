@@ -45,27 +45,16 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Order:
-    """Which samples are in which batch: it follows from seed, epoch and position alone.
-
-    Args:
-        num_samples: of the split.
-        batch_size: samples per batch, of all processes together.
-        training: shuffle, and drop a short last batch unless it is the only one.
-        seed: of the order, and of all else that is random in a loader.
-        ranks: this process among those that train together; it gets its part of every batch.
-
-    Raises:
-        RequestError: if the processes can't share a batch evenly; their gradients would not add up to the batch's.
-    """
+    """Which samples are in which batch: it follows from seed, epoch and position alone."""
 
     num_samples: int
-    batch_size: int
-    training: bool = False
-    seed: int = 0
-    ranks: Ranks = LOCAL
+    batch_size: int  # of all processes together
+    training: bool = False  # shuffle, and drop a short last batch unless it is the only one
+    seed: int = 0  # of the order, and of all else that is random in a loader
+    ranks: Ranks = LOCAL  # this process gets its part of every batch
 
     def __post_init__(self) -> None:
-        world = self.ranks.world
+        world = self.ranks.world  # of processes with unequal parts the gradients would not add up to the batch's
         if self.training and self.batch_size % world:
             raise RequestError(
                 f"{world} processes can't share a batch of {self.batch_size} evenly. Choose a --batch-size that"
@@ -171,14 +160,8 @@ class EpochKeys:
 class DecodedSamples:
     """Photographs decoded, cropped and augmented one by one, each with its target.
 
-    The key is (epoch, number); all that is random follows from it and the seed.
-
-    Args:
-        split: encoded images.
-        preprocess: geometry.
-        options: what happens to a single image of it while training; the rest happens to batches.
-        seed: of the randomness.
-        thumbnails: of the same split, to crop from instead of the photographs.
+    The key is (epoch, number); all that is random follows from it and the seed. Crops are of ``thumbnails``, if given,
+    instead of the photographs. What ``options`` say of whole batches is left to ``BatchAugment``.
 
     Deviates:
         ``crop`` fills the border with the training mean rounded to one of 256 levels.

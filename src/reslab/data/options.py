@@ -95,24 +95,22 @@ def check_options(options: DataOptions, *, memory_side: int, has_labels: bool) -
     Raises:
         RequestError: for the first combination that can't be.
     """
-    if problem := _find_problem(options, memory_side, has_labels):
-        raise RequestError(problem)
-
-
-def _find_problem(options: DataOptions, memory_side: int, has_labels: bool) -> str:
-    augment = options.augment
+    augment, problem = options.augment, ""
     if options.max_shift and augment not in ("crop", "crop_flip"):
-        return f"max_shift is for augment crop and crop_flip, not {augment}. Leave it out."
-    if options.alternate_flip and not options.flips:
-        return f"alternate_flip replaces the random flip, and augment {augment!r} has none. Leave it out."
-    if options.alternate_flip and not memory_side:
-        return "alternate_flip is for small images kept in memory; photographs are flipped at random. Leave it out."
-    if options.mixes and not has_labels:
-        return "mixup and cutmix mix class labels, and these targets are of another kind. Leave both out."
-    if memory_side and options.eval_size not in (0, memory_side):
-        return f"eval_size is for photographs; these images stay {memory_side} pixels high. Leave it out."
-    if options.cache_mib and memory_side:
-        return "cache_mib is for photographs; these small images are kept in memory anyway. Leave it out."
-    if options.cache_mib and augment != "resized_crop_flip":
-        return f"cache_mib is for random crops of photographs, augment resized_crop_flip, not {augment}. Leave it out."
-    return ""
+        problem = f"max_shift is for augment crop and crop_flip, not {augment}. Leave it out."
+    elif options.alternate_flip and not options.flips:
+        problem = f"alternate_flip replaces the random flip, and augment {augment!r} has none. Leave it out."
+    elif options.alternate_flip and not memory_side:
+        problem = "alternate_flip is for small images kept in memory; photographs are flipped at random. Leave it out."
+    elif options.mixes and not has_labels:
+        problem = "mixup and cutmix mix class labels, and these targets are of another kind. Leave both out."
+    elif memory_side and options.eval_size not in (0, memory_side):
+        problem = f"eval_size is for photographs; these images stay {memory_side} pixels high. Leave it out."
+    elif options.cache_mib and memory_side:
+        problem = "cache_mib is for photographs; these small images are kept in memory anyway. Leave it out."
+    elif options.cache_mib and augment != "resized_crop_flip":
+        problem = (
+            f"cache_mib is for random crops of photographs, augment resized_crop_flip, not {augment}. Leave it out."
+        )
+    if problem:
+        raise RequestError(problem)

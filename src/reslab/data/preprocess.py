@@ -101,12 +101,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def fitted_size(height: int, width: int, *, shorter: int) -> Size:
-    """Return the size with the shorter side at ``shorter`` pixels and the longer one rounded down, as torchvision does.
-
-    Example:
-        >>> fitted_size(375, 500, shorter=256)
-        (256, 341)
-    """
+    """Return the size with the shorter side at ``shorter`` pixels, the longer one rounded down as in torchvision."""
     if height <= width:
         return shorter, shorter * width // height
     return shorter * height // width, shorter

@@ -1,4 +1,4 @@
-"""What a run leaves behind: typed records, JSON lines, and the folder that holds them. No library but Python's own."""
+"""Typed records of runs and studies, the JSON files that hold them, and a run's folder. Reads without torch."""
 
 from reslab.records.depth import (
     CurvatureRecord,
@@ -41,7 +41,6 @@ from reslab.records.files import (
     write_atomic,
 )
 from reslab.records.folder import RunFolder, find_runs
-from reslab.records.formats import as_percent, as_short
 from reslab.records.structure import LAYERS, BlockRecord, LayerKind, LayerRecord, StageRecord, StructureRecord
 from reslab.records.study import MeasureRecord, StudyRecord, StudyRow, deviation_of, mean_of, read_study
 from reslab.records.training import (
@@ -55,67 +54,18 @@ from reslab.records.training import (
     RunStatus,
     Score,
     StepRecord,
+    as_percent,
+    as_short,
 )
 
 __all__ = [
-    "ERROR",
-    "LAYERS",
-    "SEVERITIES",
-    "ActivationRecord",
-    "AnswersRecord",
-    "BlockFlowRecord",
-    "BlockNorm",
-    "BlockRecord",
-    "CurvatureRecord",
-    "DepthRecord",
-    "EpochRecord",
-    "Evaluation",
-    "FindingRecord",
-    "FlightRecord",
-    "JacobianRecord",
-    "LayerFlowRecord",
-    "LayerKind",
-    "LayerRecord",
-    "LesionRecord",
-    "LossRecord",
-    "MeasureRecord",
-    "MomentsRecord",
-    "ParameterRecord",
-    "PathRecord",
-    "RangeRecord",
-    "RangeStep",
-    "ReadingRecord",
-    "RecordWriter",
-    "RunFolder",
-    "RunRecord",
-    "RunStatus",
-    "Score",
-    "Severity",
-    "ShatteringRecord",
-    "SliceRecord",
-    "SplitRecord",
-    "StageRecord",
-    "StepRecord",
-    "StructureRecord",
-    "StudyRecord",
-    "StudyRow",
-    "TensorRecord",
-    "TwinRecord",
-    "UpdateRecord",
-    "VerdictRecord",
-    "as_percent",
-    "as_short",
-    "decode",
-    "deviation_of",
-    "encode",
-    "find_runs",
-    "first_and_last",
-    "from_plain",
-    "mean_of",
-    "read_json",
-    "read_lines",
-    "read_study",
-    "sync_folder",
-    "to_plain",
+    "ERROR", "LAYERS", "SEVERITIES", "ActivationRecord", "AnswersRecord", "BlockFlowRecord", "BlockNorm",
+    "BlockRecord", "CurvatureRecord", "DepthRecord", "EpochRecord", "Evaluation", "FindingRecord", "FlightRecord",
+    "JacobianRecord", "LayerFlowRecord", "LayerKind", "LayerRecord", "LesionRecord", "LossRecord", "MeasureRecord",
+    "MomentsRecord", "ParameterRecord", "PathRecord", "RangeRecord", "RangeStep", "ReadingRecord", "RecordWriter",
+    "RunFolder", "RunRecord", "RunStatus", "Score", "Severity", "ShatteringRecord", "SliceRecord", "SplitRecord",
+    "StageRecord", "StepRecord", "StructureRecord", "StudyRecord", "StudyRow", "TensorRecord", "TwinRecord",
+    "UpdateRecord", "VerdictRecord", "as_percent", "as_short", "decode", "deviation_of", "encode", "find_runs",
+    "first_and_last", "from_plain", "mean_of", "read_json", "read_lines", "read_study", "sync_folder", "to_plain",
     "write_atomic",
-]
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a full diagnosis measures besides: paths, shattering, Jacobians, lesions, the twin, and the loss around."""
+"""What a full diagnosis measures in addition: paths, shattering, Jacobians, lesions, the twin, the loss landscape."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class LesionRecord:
 
     Args:
         index: of the block, as in ``BlockFlowRecord``.
-        name: its.
+        name: of the block.
         loss: without it.
         increase: of the loss over that of the whole network.
     """
@@ -139,7 +139,7 @@ class TwinRecord:
 
 @dataclass(frozen=True)
 class DepthRecord:
-    """All that was measured of the depth.
+    """Every measurement of how depth affects the network.
 
     Args:
         paths: None if it wasn't measured; ``not_measured`` says why.
@@ -151,7 +151,7 @@ class DepthRecord:
         curvature: of the loss around the weights.
         slice: of the loss, along a random direction.
         noise_scale: samples at which the gradient's noise is as large as itself.
-        not_measured: name of a field to the reason.
+        not_measured: the reason, by name of a field.
     """
 
     paths: PathRecord | None = None

@@ -68,7 +68,7 @@ class BlockFlowRecord(SplitRecord):
         kind: what the shortcut does: nothing (``identity``), weights (``projection``), padding (``zero_pad``), pooling
             (``pool``), a factor (``scaled``), a factor from the branch (``gated``), or something else (``other``).
         shape: of the sum.
-        stream: of the sum, before anything follows; None if it went by unseen.
+        stream: of the sum, before the next layer; None if it could not be read.
         shortcut: of what the shortcut adds.
         branch: of what the branch adds.
     """
@@ -154,10 +154,10 @@ class ParameterRecord:
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """What goes in, or comes out.
+    """Statistics of an input or output tensor.
 
     Args:
-        shape: of it.
+        shape: of the tensor.
         dtype: such as ``float32``.
         low: least value.
         high: greatest value.
@@ -199,7 +199,7 @@ class AnswersRecord:
 
 @dataclass(frozen=True)
 class UpdateRecord:
-    """What became of the gradient in the optimiser's step.
+    """What the optimiser's step did with the gradient.
 
     Args:
         optimizer: name of its class.
@@ -221,7 +221,7 @@ class UpdateRecord:
 
 @dataclass(frozen=True)
 class ReadingRecord:
-    """All of one pass.
+    """Everything read in one forward and backward pass.
 
     Args:
         step: of the training that it belongs to; 0 for a network by itself.
@@ -265,7 +265,7 @@ class ReadingRecord:
     eval_loss: float | None = None
 
     def block_norms(self) -> list[BlockNorm]:
-        """The gradient norm at the input of each block; of a network without shortcuts, of each block's first layer.
+        """Return the gradient norm at each block's input; without shortcuts, at the input of each block's first layer.
 
         Layers that lie in no block, such as stem and head, are left out where others do.
         """
@@ -298,7 +298,7 @@ class BlockNorm:
 
 
 def first_and_last(readings: Sequence[ReadingRecord]) -> tuple[list[BlockNorm], list[BlockNorm]]:
-    """The blocks' gradients in the first reading and in the last."""
+    """Return the blocks' gradient norms in the first reading and in the last."""
     return (readings[0].block_norms(), readings[-1].block_norms()) if readings else ([], [])
 
 
@@ -322,7 +322,7 @@ SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
 
 @dataclass(frozen=True)
 class FindingRecord:
-    """What a rule has found.
+    """One problem found by a rule.
 
     Args:
         id: of the rule, such as ``GRAD_EXP_GROWTH``.
@@ -349,13 +349,13 @@ class FindingRecord:
 
 @dataclass(frozen=True)
 class VerdictRecord:
-    """What all rules say together.
+    """The verdict of all rules together.
 
     Args:
-        verdict: that of the worst finding.
+        verdict: severity of the worst finding.
         findings: worst first.
-        clean: rules that looked and found nothing.
-        not_checked: rule to why it couldn't say.
+        clean: rules that ran and found nothing.
+        not_checked: why a rule couldn't run, by rule.
     """
 
     verdict: Literal["healthy", "warning", "sick"]

@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind."""
+"""A run's folder: the names of its files, and how its records are read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reslab.records.files import first_problem, read_json, read_lines
 from reslab.records.training import EpochRecord, FlightRecord, RunRecord, StepRecord
 
 OLDER_FILES = ("weights.safetensors", "weights-last.safetensors", "weights.json", "probes.jsonl")
-"""What older versions left in a run's folder."""
+"""Files that older versions wrote into a run's folder."""
 
 
 class _File:
@@ -53,7 +53,7 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """What pages and tables call the run."""
+        """The run's name on pages and in tables: that of its folder."""
         return self.root.resolve().name
 
     def holds_run(self) -> bool:
@@ -91,13 +91,13 @@ class RunFolder:
         return read_lines(self.flight, FlightRecord, key=lambda record: record.step)
 
     def read_depth(self) -> dict[str, DepthRecord]:
-        """``start`` and ``end``; empty if the depth wasn't measured."""
+        """Read the depth measured at ``start`` and ``end`` of training; empty if it wasn't measured."""
         if not self.depth.exists():
             return {}
         return read_json(self.depth, dict[str, DepthRecord], mend="Delete it; the study measures it again.")
 
     def read_costs(self) -> dict[str, float]:
-        """``kept_mib`` and ``step_ratio``."""
+        """Read ``kept_mib`` and ``step_ratio``: what a step keeps in memory, and its time over that in fp32."""
         try:
             found = json.loads(self.costs.read_text(encoding="utf-8"))
             return {key: float(found[key]) for key in ("kept_mib", "step_ratio")}
@@ -106,6 +106,6 @@ class RunFolder:
 
 
 def find_runs(folder: Path) -> Iterator[RunFolder]:
-    """Runs directly inside ``folder``, in order of name."""
+    """Find the runs directly inside ``folder``, in order of name."""
     if folder.is_dir():
         yield from (RunFolder(path) for path in sorted(folder.iterdir()) if RunFolder(path).run.exists())

@@ -1,4 +1,4 @@
-"""What a network is made of: enough to print or draw it without torch."""
+"""The structure of a network: enough to print or draw it without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LayerKind = Literal["conv", "linear", "norm", "activation", "pool", "attention",
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One layer as a picture names it.
+    """One layer, as a diagram labels it.
 
     Args:
         kind: what sort of layer.

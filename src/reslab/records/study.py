@@ -1,4 +1,4 @@
-"""What a study leaves behind: its question, how it was asked, the numbers of all its runs, and what they say."""
+"""The record of a study: its question and protocol, the numbers of all its runs, and the conclusion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reslab.records.files import encode, read_json
 SCHEMA_VERSION = 1
 
 Unit = Literal["percent", "points", "count", "seconds", "mib", "number", "distance"]
-"""``percent`` and ``points`` are kept as shares; ``distance`` is a number that is told in powers of ten."""
+"""``percent`` and ``points`` are kept as fractions; ``distance`` is written as a power of ten."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class MeasureRecord:
         heading: of the column.
         unit: of its numbers.
         charted: whether the study's page draws it.
-        is_brief: whether it stands in the terminal's table too; the page and table.md have all.
+        is_brief: whether the terminal's table shows it; the page and table.md show all.
     """
 
     key: str
@@ -39,14 +39,14 @@ class MeasureRecord:
 
 @dataclass(frozen=True)
 class StudyRow:
-    """What the runs of one setting came to.
+    """The results of one setting's runs.
 
     Args:
         name: of the setting.
-        factors: what it stands for, by column, such as ``depth`` and ``kind``.
-        values: by measure, one number for each run that came to an end, in the order of the seeds.
-        failed: seed to why its run came to an early end.
-        waiting: runs that haven't ended.
+        factors: the setting's values by column, such as ``depth`` and ``kind``.
+        values: by measure, one number per finished run, in the order of the seeds.
+        failed: why a run ended early, by seed.
+        waiting: number of runs that haven't ended.
     """
 
     name: str
@@ -57,34 +57,34 @@ class StudyRow:
 
     @property
     def num_ended(self) -> int:
-        """Runs that came to their end."""
+        """Number of finished runs."""
         return max((len(numbers) for numbers in self.values.values()), default=0)
 
     def mean(self, key: str) -> float:
-        """Over the seeds; NaN where nothing was measured."""
+        """Return a measure's mean over the seeds; NaN where nothing was measured."""
         return mean_of(self.values.get(key, ()))
 
     def deviation(self, key: str) -> float:
-        """Of the sample; 0 for a single run, NaN for none."""
+        """Return a measure's sample standard deviation over the seeds; 0 for a single run, NaN for none."""
         return deviation_of(self.values.get(key, ()))
 
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """study.json.
+    """study.json: a question, the protocol, the numbers of all runs, and the conclusion.
 
     Args:
         name: of study and preset.
-        title: what it is about, in a line.
-        question: that it answers.
-        protocol: how, in sentences.
-        command: that runs it.
+        title: the subject, in one line.
+        question: that the study answers.
+        protocol: how it was measured, in sentences.
+        command: that runs the study.
         seeds: of each setting.
         measures: columns of the table.
-        rows: of the table.
+        rows: of the table, one per setting.
         conclusion: computed from the rows.
-        machine: of the first run: processor, cores, device.
-        versions: of reslab, Python and torch, the same.
+        machine: processor, cores and device of the first run.
+        versions: of reslab, Python and torch in the first run.
         schema_version: of this record; a newer one than this reslab knows is refused.
     """
 
@@ -102,46 +102,41 @@ class StudyRecord:
     schema_version: int = SCHEMA_VERSION
 
     def row(self, name: str) -> StudyRow:
-        """By its name.
-
-        Raises:
-            KeyError: if there is none.
-        """
-        for row in self.rows:
-            if row.name == name:
-                return row
-        raise KeyError(name)
+        """Return the row of a setting; KeyError if there is none of this name."""
+        return {row.name: row for row in self.rows}[name]
 
     def to_plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the record as plain dicts and lists, for JSON."""
         return asdict(self)
 
     def to_json(self) -> str:
-        """Text of the file."""
+        """Return the text of study.json."""
         return encode(self.to_plain(), indent=2) + "\n"
 
 
 def read_study(path: Path) -> StudyRecord:
-    """Reads study.json.
+    """Read study.json.
 
     Raises:
-        RequestError: if it is absent or damaged.
+        RequestError: if it is absent or damaged, or of a newer schema.
     """
     if not path.exists():
         raise RequestError(f"{path} does not exist. `reslab study NAME --out FOLDER` writes it.")
     record = read_json(path, StudyRecord, mend="Delete it; the study writes it again.")
     if record.schema_version > SCHEMA_VERSION:
-        raise RequestError(f"{path} is of a newer reslab (schema {record.schema_version}). Read it with that one.")
+        raise RequestError(
+            f"{path} is from a newer reslab (schema {record.schema_version}). Read it with that version."
+        )
     return record
 
 
 def mean_of(numbers: Sequence[float]) -> float:
-    """NaN for none."""
+    """Return the mean; NaN for no numbers."""
     return statistics.mean(numbers) if numbers else math.nan
 
 
 def deviation_of(numbers: Sequence[float]) -> float:
-    """Of the sample; 0 for a single one, NaN for none, and where one of them is not finite."""
+    """Return the sample standard deviation; 0 for one number, NaN for none or if one is not finite."""
     if not numbers or not all(map(math.isfinite, numbers)):
         return math.nan
     return statistics.stdev(numbers) if len(numbers) > 1 else 0.0

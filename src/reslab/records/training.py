@@ -1,4 +1,4 @@
-"""What a training run records: its score, its steps and epochs, run.json at its end, and what a range test found."""
+"""The records of a training run: its score, steps and epochs, run.json, and those of a learning-rate range test."""
 
 from __future__ import annotations
 
@@ -6,9 +6,34 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 from reslab.records.files import decode, encode, from_plain, to_plain
-from reslab.records.formats import as_percent
 
 SCHEMA_VERSION = 2
+
+
+def as_percent(fraction: float | None) -> str:
+    """Write a fraction as percent with two decimals; a dash where there is none.
+
+    Example:
+        >>> as_percent(0.0827), as_percent(None)
+        ('8.27 %', '-')
+    """
+    return "-" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def as_short(count: int | None) -> str:
+    """Write a large count with three digits and a unit; a dash where there is none.
+
+    Example:
+        >>> as_short(4_089_184_256), as_short(853_018), as_short(10), as_short(None)
+        ('4.09 G', '853 k', '10', '-')
+    """
+    if count is None:
+        return "-"
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= 0.9995 * size:
+            number = count / size
+            return f"{number:.{0 if number >= 99.95 else 1 if number >= 9.995 else 2}f} {unit}"
+    return str(count)
 
 
 @dataclass(frozen=True)
@@ -31,7 +56,7 @@ class Score:
     unit: Literal["percent", "number"] = "percent"
 
     def is_better(self, value: float, *, than: float) -> bool:
-        """Whether a value is better than another; NaN is never better, and anything is better than NaN."""
+        """Return whether a value is better than another; NaN is never better, and anything is better than NaN."""
         if value != value or than != than:
             return value == value
         return value < than if self.better == "lower" else value > than
@@ -101,7 +126,7 @@ class EpochRecord:
         duration_s: seconds for the epoch with its validation.
         data_wait_frac: fraction of the training time that the loop waited for its batches: what a faster loader would
             save. None in records from before it was measured.
-        scores: numbers by split and name, such as ``train_loss`` and ``val_error``; on disk each is a key of its own.
+        scores: numbers by split and name, such as ``train_loss`` and ``val_error``; on disk each has its own key.
             Those of ``train`` are means over the epoch's batches as trained (train mode, augmented, while the weights
             moved): not the clean error. Those of ``val`` are of the whole split in eval mode, and absent without one.
             Where a moving average is kept, ``val_error`` is the average's and ``val_error_plain`` that of the weights.
@@ -123,7 +148,7 @@ class Evaluation:
     Args:
         epoch: that the weights are from, counted from 0.
         scores: numbers by split and name, such as ``train_error`` (the clean training error) and ``test_loss``; absent
-            where there is no such split. On disk each is a key of its own.
+            where there is no such split. On disk each has its own key.
     """
 
     epoch: int
@@ -178,7 +203,7 @@ class RunRecord:
 
     @property
     def chosen(self) -> Evaluation | None:
-        """The best weights' scores, or else the last ones': those of the weights that the run hands on."""
+        """Scores of the weights that the run saves as its result: the best, or else the last."""
         return self.best or self.last
 
     @classmethod
@@ -194,7 +219,7 @@ class RunRecord:
         return from_plain(cls, raw)
 
     def to_json(self) -> str:
-        """One indented JSON object."""
+        """Return the text of run.json."""
         named = {"last": self.last, "best": self.best, "plain": self.plain}
         scores = {key: None if value is None else to_plain(value) for key, value in named.items()}
         return encode({**asdict(self), **scores, "schema_version": SCHEMA_VERSION}, indent=2)
@@ -226,7 +251,7 @@ class RangeRecord:
     Args:
         name: network and data.
         optimizer: its kind.
-        batch_size: images a step.
+        batch_size: images per step.
         seed: of everything random.
         lowest: first rate of the range.
         highest: last rate of the range.

@@ -105,12 +105,7 @@ def first_step_growths(study: StudyRecord, kind: str) -> dict[str, float]:
 
 
 def growth_in_words(growth: float) -> str:
-    """Say what a ratio of the gradient at the first block to that at the last means.
-
-    Example:
-        >>> [growth_in_words(growth) for growth in (1e6, 3.0, 1e-5, 5e-3)]
-        ['grows towards the input', 'is even', 'vanishes', 'shrinks']
-    """
+    """Say what a ratio of the gradient at the first block to that at the last means."""
     if growth < VANISHED:
         return "vanishes"
     return "grows towards the input" if growth > EVEN else "shrinks" if growth < 1 / EVEN else "is even"

@@ -106,12 +106,7 @@ def judge(claim: Claim, studies: Mapping[str, StudyRecord]) -> Finding:
 
 
 def command_of(study: str) -> str:
-    """Write the command that runs a study of this name.
-
-    Example:
-        >>> command_of("degradation-digits"), command_of("identity")
-        ('`reslab study degradation --preset digits`', '`reslab study identity`')
-    """
+    """Write the command that runs a study of this name, such as ``degradation-digits`` or ``identity``."""
     name, _, preset = study.partition("-")
     return f"`reslab study {name} --preset {preset}`" if preset else f"`reslab study {name}`"
 
@@ -156,13 +151,7 @@ def claims_markdown(findings: Sequence[Finding]) -> str:
 
 
 def count_words(findings: Sequence[Finding]) -> str:
-    """Write how many claims hold, and how many don't.
-
-    Example:
-        >>> claim = load_claims()[0]
-        >>> count_words([Finding(claim, word, "") for word in ("holds", "does not hold", "does not hold")])
-        '3 claims: 1 holds, 2 do not hold'
-    """
+    """Write how many claims hold, and how many don't: ``3 claims: 1 holds, 2 do not hold``."""
     counts = Counter(found.word for found in findings)
     words = [f"{counts[word]} {word if counts[word] == 1 else many}" for word, many in PLURALS.items() if counts[word]]
     return f"{len(findings)} claim{'s' if len(findings) != 1 else ''}: {', '.join(words)}"

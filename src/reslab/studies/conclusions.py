@@ -1,12 +1,12 @@
 """What the numbers of a study say, in sentences computed from its rows; honest either way.
 
-One function per study, and the comparison of two rows that they share with the claims.
+One function per study, of its name, and the comparison of two rows that they share with the claims.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from reslab.records import StudyRow, as_percent
@@ -23,12 +23,7 @@ MIN_DIFFERENCE_OF_SINGLE_RUNS = 0.05
 
 
 def error_text(row: StudyRow, key: str) -> str:
-    """Write the mean of an error, its deviation and how many.
-
-    Example:
-        >>> error_text(StudyRow("x", {}, {"error": (0.25, 0.27)}, {}, 0), "error")
-        '26.00 % (± 1.41, n = 2)'
-    """
+    """Write the mean of an error, its deviation and how many: ``26.00 % (± 1.41, n = 2)``."""
     if not row.num_ended:
         return "diverged"
     mean, count, spread = as_percent(row.mean(key)), len(row.values.get(key, ())), row.deviation(key)
@@ -54,13 +49,7 @@ def p_value(first: StudyRow, second: StudyRow, key: str) -> float:
 
 
 def compare(first: StudyRow, second: StudyRow, key: str) -> Literal["better", "worse", "equal", "one seed"]:
-    """Say whether the first's error is clearly lower, clearly higher, or seeds can't tell.
-
-    Example:
-        >>> rows = [StudyRow("x", {}, {"error": numbers}, {}, 0) for numbers in ((0.1, 0.11), (0.2, 0.21))]
-        >>> [compare(rows[0], other, "error") for other in rows], compare(*reversed(rows), "error")
-        (['equal', 'better'], 'worse')
-    """
+    """Say whether the first's error is clearly lower, clearly higher, or seeds can't tell."""
     difference, chance = first.mean(key) - second.mean(key), p_value(first, second, key)
     if math.isnan(chance):
         return "one seed"
@@ -78,13 +67,7 @@ def is_worse(row: StudyRow, other: StudyRow, key: str) -> bool:
 
 
 def comparison_text(first: StudyRow, second: StudyRow, key: str, *, names: tuple[str, str]) -> str:
-    """Write two errors, and whether they differ by more than their seeds do.
-
-    Example:
-        >>> rows = [StudyRow("x", {}, {"error": numbers}, {}, 0) for numbers in ((0.1, 0.11), (0.2, 0.21))]
-        >>> comparison_text(*rows, "error", names=("with", "without"))
-        'with 10.50 % (± 0.71, n = 2), without 20.50 % (± 0.71, n = 2): with is better by 10.00 points'
-    """
+    """Write two errors, and whether they differ by more than their seeds do."""
     figures = f"{names[0]} {error_text(first, key)}, {names[1]} {error_text(second, key)}"
     found = compare(first, second, key)
     if found == "one seed":
@@ -278,15 +261,3 @@ def scale(rows: Sequence[StudyRow]) -> str:
         text = f"checkpointing takes {memory:.2f} of the memory and {time:.2f} of the time."
         sentences.append(f"At {max(groups)} layers {text}")
     return " ".join(sentences) or "At least two depths are needed to say something about depth."
-
-
-CONCLUSIONS: dict[str, Callable[[Sequence[StudyRow]], str]] = {
-    "degradation": degradation,
-    "mnist": mnist,
-    "identity": identity,
-    "regularisation": regularisation,
-    "recipe": recipe,
-    "variants": variants,
-    "scale": scale,
-}
-"""By the study's name."""

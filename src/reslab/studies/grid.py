@@ -13,7 +13,7 @@ from typing import Any
 from reslab.errors import RequestError, unknown
 from reslab.records import MeasureRecord, from_plain
 from reslab.run.config import RunConfig, load_config, load_recipe, override, parse_config
-from reslab.studies.conclusions import CONCLUSIONS
+from reslab.studies import conclusions
 from reslab.studies.runs import Extra, MeasurementRun, StudyRun, TrainingRun
 from reslab.studies.study import Setting, Study
 
@@ -135,7 +135,7 @@ def create_study(spec: StudySpec) -> Study:
         settings=tuple(make_setting(grid, config, chosen, known) for chosen in combinations(grid, preset, spec)),
         seeds=tuple(range(seeds)),
         measures=tuple(MeasureRecord(m, **measures[m]) if isinstance(m, str) else m for m in grid.measures),
-        conclude=CONCLUSIONS[spec.study],
+        conclude=getattr(conclusions, spec.study),
         exclusive=grid.exclusive,
     )
 
@@ -237,12 +237,7 @@ def make_setting(grid: Grid, config: RunConfig, chosen: Mapping[str, Any], known
 
 
 def slug(value: Any) -> Any:
-    """Spell a setting's name as a part of a folder's.
-
-    Example:
-        >>> slug("residual, zero init"), slug(20)
-        ('residual-zero-init', 20)
-    """
+    """Spell a setting's name as a part of a folder's: ``residual, zero init`` is ``residual-zero-init``."""
     return value.replace(", ", "-").replace(" ", "-") if isinstance(value, str) else value
 
 

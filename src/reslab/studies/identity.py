@@ -50,14 +50,8 @@ def measure(
 ) -> dict[str, float]:
     """Train one stack by Adam; errors are mean squares over the mean square of the input, which is 1.
 
-    Args:
-        seed: of initial values and batches.
-        kind: ``plain``, ``residual`` or ``residual, zero init``.
-        num_blocks: of two layers each.
-        part: size of what the target is away from the input, over that of the input.
-        steps: of training.
-        lr: falls to zero along a cosine, so that the end isn't the noise of the rate.
-        batch_size: digits per step.
+    The stack is ``plain``, ``residual`` or ``residual, zero init``; the target differs from the input by the fraction
+    ``part`` of its size. The rate falls to zero along a cosine, so that the end isn't the noise of the rate.
     """
     torch.manual_seed(seed)
     train, test = digits()

@@ -28,19 +28,14 @@ START_S = 5.0
 
 @dataclass(frozen=True)
 class RunState:
-    """What a run has left so far.
+    """What a run has left so far; values, machine and versions are those of a finished run.
 
-    Args:
-        status: an ``open`` run has begun and can be resumed; a ``failed`` one diverged, and would diverge again.
-        detail: of an open run how far it is, such as ``epoch 3 of 15``; of a failed one the reason, in sentences.
-        values: of a finished run, by measure.
-        machine: that a finished run was computed on.
-        versions: of the software that a finished run was computed with.
+    An ``open`` run has begun and can be resumed; a ``failed`` one diverged, and would diverge again.
     """
 
     status: Literal["new", "open", "done", "failed"]
-    detail: str = ""
-    values: dict[str, float] = field(default_factory=dict)
+    detail: str = ""  # how far an open run is, such as "epoch 3 of 15"; why a failed one failed, in sentences
+    values: dict[str, float] = field(default_factory=dict)  # by measure
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -53,15 +48,12 @@ class RunState:
 class TrainingRun:
     """A run of ``reslab train``.
 
-    Args:
-        config: of the run.
-        weights: whose scores count: those after the last step, or the best by the validation split.
-        extras: what else is measured: ``depth``, paths and shattering before the first and after the last step;
-            ``costs``, the memory that a step's forward pass keeps, and its time over that in fp32.
+    Besides scores it may measure ``depth``, paths and shattering before the first and after the last step, and
+    ``costs``, the memory that a step's forward pass keeps, and its time over that in fp32.
     """
 
     config: RunConfig
-    weights: Literal["last", "best"] = "last"
+    weights: Literal["last", "best"] = "last"  # whose scores count: after the last step, or the best by validation
     extras: tuple[Extra, ...] = ()
 
     def with_seed(self, seed: int) -> TrainingRun:
@@ -208,18 +200,14 @@ class MeasurementRecord:
 class MeasurementRun:
     """Numbers measured by a module of this package; the methods are those of ``TrainingRun``.
 
-    Args:
-        module: its name; it has ``measure(seed, **settings)``, which returns values by measure,
-            ``expected_s(**settings)``, and perhaps ``check()``, which refuses what can't begin.
-        settings: plain values.
-        seed: of everything random.
-        threads: to compute with; 0 for one on each core.
+    The module has ``measure(seed, **settings)``, which returns values by measure, ``expected_s(**settings)``, and
+    perhaps ``check()``, which refuses what can't begin.
     """
 
-    module: str
-    settings: dict[str, Any]
+    module: str  # its name
+    settings: dict[str, Any]  # plain values
     seed: int = 0
-    threads: int = 1
+    threads: int = 1  # to compute with; 0 for one on each core
     uses_gpu = False
 
     def with_seed(self, seed: int) -> MeasurementRun:

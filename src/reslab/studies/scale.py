@@ -41,15 +41,9 @@ def measure(seed: int, **settings: Any) -> dict[str, float]:
 def measure_here(
     seed: int, *, depth: int, checkpointed: bool, batch_size: int, steps: int, threads: int
 ) -> dict[str, float]:
-    """Measure by how much this process grows until the end of the first step, and the median time of those after it.
+    """Measure by how much this process grows until the end of the first step, and the median time of ``steps`` more.
 
-    Args:
-        seed: of initial values and images.
-        depth: 6n+2.
-        checkpointed: whether blocks keep their inputs only.
-        batch_size: images of 32x32 per step.
-        steps: timed after the first.
-        threads: to compute with.
+    The network is resnet``depth`` on images of 32x32; if ``checkpointed``, its blocks keep their inputs only.
     """
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
@@ -93,11 +87,8 @@ def resident_mib() -> float:
 
 
 def peak_mib() -> float:
-    """Read the most memory that this process has had, in MiB.
-
-    ``getrusage`` would not do: its peak starts at the parent's, for ``exec`` keeps it.
-    """
-    return _status_mib("VmHWM")
+    """Read the most memory that this process has had, in MiB."""
+    return _status_mib("VmHWM")  # not getrusage, whose peak starts at the parent's, for exec keeps it
 
 
 def _status_mib(key: str) -> float:

@@ -16,19 +16,12 @@ PAGE, TABLE, RECORD, PICTURE = "index.html", "table.md", "study.json", "means.pn
 
 @dataclass(frozen=True)
 class Setting:
-    """A row of the table: something that is computed once for each seed.
-
-    Args:
-        name: of the row.
-        factors: what it stands for, by column, such as ``depth`` and ``kind``.
-        run: what is computed, but for the seed.
-        cost: how long it takes, in a unit that all settings share; the longest are started first.
-    """
+    """A row of the table: something that is computed once for each seed."""
 
     name: str
-    factors: dict[str, int | float | str]
-    run: StudyRun
-    cost: float = 1.0
+    factors: dict[str, int | float | str]  # by column, such as ``depth`` and ``kind``
+    run: StudyRun  # but for the seed
+    cost: float = 1.0  # how long it takes, in a unit that all settings share; the longest are started first
 
     def row(self, states: Mapping[int, RunState], measures: Sequence[MeasureRecord]) -> StudyRow:
         """Gather what the runs from several seeds have left."""

@@ -23,26 +23,17 @@ from reslab.weights.bundle import BundleCard, digest, save_weights
 
 Target = Literal["reslab", "torchvision", "timm"]
 TARGETS: tuple[Target, ...] = get_args(Target)
-
-
 # Networks without an architecture that torchvision has too.
 TORCHVISION_BASELINES = {"vgg11_bn", "vgg16_bn", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"}
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """Weights that have been read, recognised and translated, ready to be written.
-
-    Args:
-        found: the network that they are of.
-        report: what became of every key.
-        tensors: under the names that were asked for.
-        card: what the weights are.
-    """
+    """Weights that have been read, recognised and translated, ready to be written."""
 
     found: Recognition
     report: LoadReport
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor]  # under the names that were asked for
     card: BundleCard
 
     def save(self, out: Path, *, force: bool = False) -> list[Path]:
@@ -113,13 +104,8 @@ def convert(
     sizes = {"num_classes": num_classes or found.num_classes, "in_channels": found.in_channels}
     source = {"file": file.path.name, "sha256": digest(file.path), "kind": file.kind}
     source |= {"layout": report.layout, "entry": file.entry}
-    provenance: dict[str, Any] = {
-        "layout": to,
-        "source": source,
-        "assumptions": report.assumptions,
-        "notes": report.notes,
-    }
-    provenance["reslab"] = __version__
+    provenance: dict[str, Any] = {"layout": to, "source": source, "assumptions": report.assumptions}
+    provenance |= {"notes": report.notes, "reslab": __version__}
     card = BundleCard({"name": name, **choices, **sizes}, {"name": "classify"}, provenance=provenance)
     return Conversion(found, report, tensors, card)
 

@@ -63,23 +63,14 @@ AGAIN = "it is cut off or damaged. Fetch or copy it again"
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The contents of a weights file.
-
-    Args:
-        path: of the file.
-        kind: ``"safetensors"``, ``"torch"`` or ``"keras"``, by its content.
-        tensors: by name, without ``prefix``.
-        prefix: what stood before every name, such as ``"module."``.
-        entry: where in a checkpoint they were, such as ``"state_dict"``; empty where they lay bare.
-        ignored: the checkpoint's other entries, and what each is.
-    """
+    """The contents of a weights file."""
 
     path: Path
-    kind: str
-    tensors: dict[str, Tensor]
-    prefix: str = ""
-    entry: str = ""
-    ignored: dict[str, str] = field(default_factory=dict)
+    kind: str  # safetensors, torch or keras, by its content
+    tensors: dict[str, Tensor]  # by name, without ``prefix``
+    prefix: str = ""  # what stood before every name, such as "module."
+    entry: str = ""  # where in a checkpoint they were, such as "state_dict"; empty where they lay bare
+    ignored: dict[str, str] = field(default_factory=dict)  # the checkpoint's other entries, and what each is
 
 
 def read_weights(path: str | Path, *, ema: bool = False) -> WeightsFile:
@@ -148,12 +139,7 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
 
 
 def mismatches(found: Shapes, expected: Shapes) -> list[str]:
-    """Say how names and shapes differ from the expected ones, a phrase for each kind of difference.
-
-    Example:
-        >>> mismatches({"a": (1,), "b": (2,)}, {"b": (3,), "c": (4,)})
-        ['1 missing key (c)', '1 unexpected key (a)', '1 key of another shape (b (2,) instead of (3,))']
-    """
+    """Say how names and shapes differ from the expected ones, a phrase for each kind of difference."""
     reshaped = [name for name, shape in expected.items() if found.get(name, shape) != shape]
     problems = {
         "missing key{}": [name for name in expected if name not in found],

@@ -105,10 +105,8 @@ def _read_dataset(path: Path, dataset: Any) -> Tensor:
     value = torch.from_numpy(dataset[()])
     if value.ndim < 2:
         return value.clone()
-    last = value.ndim - 1
-    return value.permute(
-        last, last - 1, *range(last - 1)
-    ).contiguous()  # (H, W, I, O) -> (O, I, H, W), (D, K) -> (K, D)
+    *space, inner, outer = range(value.ndim)
+    return value.permute(outer, inner, *space).contiguous()  # (H, W, I, O) -> (O, I, H, W), (D, K) -> (K, D)
 
 
 def _with_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -101,9 +101,7 @@ BLANK = re.compile(r"\{([a-z])([+-]\d+)?\}")  # {s}, {s-1}
 def rename(name: str, table: Mapping[str, str]) -> str | None:
     """Translate the name of a parameter by the first entry that its layer matches; None if there is none.
 
-    Example:
-        >>> rename("stages.0.blocks.2.norm1.bias", {"stages.{s-1}.blocks.{b}.norm{n}": "layer{s}.{b}.bn{n}"})
-        'layer1.2.bn1.bias'
+    By ``stages.{s-1}.blocks.{b}.norm{n}`` to ``layer{s}.{b}.bn{n}`` stages.0.blocks.2.norm1.bias is layer1.2.bn1.bias.
     """
     layer, _, parameter = name.rpartition(".")
     for template, target in table.items():

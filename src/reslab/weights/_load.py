@@ -114,9 +114,7 @@ def load_file(model: nn.Module, file: WeightsFile, *, adapt_head: bool, adapt_ch
     found = max(_translations(file, expected), key=lambda found: len(expected.keys() & found.entries.keys()))
     entries, layout = found.entries, found.layout
     linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    head = (
-        [f"{linear[-1]}.{part}" for part in ("weight", "bias") if f"{linear[-1]}.{part}" in expected] if linear else []
-    )
+    head = [f"{name}.{part}" for name in linear[-1:] for part in ("weight", "bias") if f"{name}.{part}" in expected]
     _adapt_head(found, expected, head, keep_own=adapt_head)
     if adapt_channels:
         _adapt_stem(found, expected, network)

@@ -55,19 +55,12 @@ SIGNS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Recognition:
-    """The network that weights belong to.
+    """The network that weights belong to."""
 
-    Args:
-        network: its architecture; the name of a network that has none (VGG, MobileNet).
-        num_classes: K; 0 if the weights have no head.
-        in_channels: channels of the image.
-        assumptions: what names and shapes don't show, and what was assumed.
-    """
-
-    network: Architecture | str
-    num_classes: int
+    network: Architecture | str  # the name of a network that has no architecture (VGG, MobileNet)
+    num_classes: int  # 0 if the weights have no head
     in_channels: int
-    assumptions: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()  # what names and shapes don't show, and what was assumed
 
     @cached_property
     def nearest(self) -> tuple[str, dict[str, Any]]:

@@ -16,19 +16,12 @@ own; ``ignored``, the file's, which the network has no place for."""
 
 @dataclass(frozen=True)
 class KeyResult:
-    """What became of one key.
+    """What became of one key."""
 
-    Args:
-        key: in the file; empty for what the file lacks.
-        name: in the network; empty for what the network has no place for.
-        action: what became of it.
-        note: how or why.
-    """
-
-    key: str
-    name: str
+    key: str  # in the file; empty for what the file lacks
+    name: str  # in the network; empty for what the network has no place for
     action: Action
-    note: str = ""
+    note: str = ""  # how or why
 
 
 @dataclass
@@ -88,13 +81,11 @@ class LoadReport:
         for row in sorted(self.rows, key=lambda row: (row.action != "loaded", row.action, row.note)):
             part = row.name.partition(".")[0] if row.action == "loaded" else ""
             folded.setdefault((part, row.action, row.note), []).append(row)
-        return [
-            (
-                KeyResult(_common([row.key for row in rows]), _common([row.name for row in rows]), action, note),
-                len(rows),
-            )
-            for (_, action, note), rows in folded.items()
-        ]
+        found = []
+        for (_, action, note), rows in folded.items():
+            key, name = _common([row.key for row in rows]), _common([row.name for row in rows])
+            found.append((KeyResult(key, name, action, note), len(rows)))
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
