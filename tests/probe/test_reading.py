@@ -15,7 +15,6 @@ import reslab
 from reslab.errors import RequestError
 from reslab.probe._reading import read
 from reslab.probe.batch import BatchLoss
-from reslab.untouched import untouched
 
 
 def test_names_are_those_of_the_blocks_in_order():
@@ -143,45 +142,6 @@ def test_numbers_that_are_not_finite_are_counted_apart():
     (record,) = read(model, BatchLoss((images, labels), F.cross_entropy)).inputs
     assert record.num_non_finite == 2
     assert math.isfinite(record.std)
-
-
-@pytest.mark.parametrize("name", ["resnet20", "plain20"])
-def test_the_model_is_as_it_was(name):
-    model = reslab.create_model(name, 3, dropout=0.5).eval()
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    gradients, before = [p.grad for p in model.parameters()], state_of(model)
-    images, labels = batch()
-    with untouched(model):
-        read(model.train(), BatchLoss((images, labels), F.cross_entropy))
-    assert_untouched(model, before)
-    assert all(
-        p.grad is grad and torch.equal(grad, torch.ones_like(p))
-        for p, grad in zip(model.parameters(), gradients, strict=True)
-    )
-    assert images.grad is None
-    assert not images.requires_grad
-
-
-class Fails(nn.Module):
-    """Breaks after it has counted its batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.norm(x)
-        self.norm.weight.data.fill_(7)
-        raise ArithmeticError("mine")
-
-
-def test_the_model_is_as_it_was_after_an_exception_of_its_own():
-    model = Fails()
-    before = state_of(model)
-    with pytest.raises(RequestError, match="forward pass raised ArithmeticError: mine"), untouched(model):
-        read(model, BatchLoss(batch(), F.cross_entropy))
-    assert_untouched(model, before)
 
 
 @pytest.mark.parametrize(
