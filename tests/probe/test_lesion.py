@@ -227,12 +227,6 @@ def test_a_loss_that_is_not_finite_is_reported_as_it_is():
     assert lesion.loss == -math.inf
 
 
-def test_a_loss_that_is_no_scalar_is_refused():
-    model = reslab.create_model("resnet8", 3)
-    with pytest.raises(RequestError, match="expected a scalar"):
-        lesions(model, BatchLoss(DATA, lambda out, labels: F.cross_entropy(out, labels, reduction="none")))
-
-
 def test_a_model_that_keeps_something_from_its_last_pass_is_refused():
     class Remembering(Counting):
         def forward(self, x: Tensor) -> Tensor:

@@ -170,20 +170,6 @@ def test_each_point_begins_with_the_same_buffers():
     assert model.calls == 0
 
 
-def test_words_and_keywords_are_inputs_too():
-    class Words(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.table, self.head = nn.Embedding(7, 4), nn.Linear(4, 2)
-
-        def forward(self, words, scale):
-            return self.head(self.table(words).mean(1)) * scale
-
-    batch = {"words": torch.tensor([[1, 2], [3, 4]]), "scale": 2.0}, torch.tensor([0, 1])
-    record = loss_slice(Words(), BatchLoss(batch, cross_entropy), num_points=3)
-    assert len(set(record.losses)) == 3
-
-
 def test_half_precision_moves_too():
     model = nn.Linear(5, 4).bfloat16()
     record = loss_slice(
@@ -229,10 +215,6 @@ def test_what_can_not_be_moved_is_refused():
     model, batch, _ = linear_case()
     with pytest.raises(RequestError, match="expected a scalar"):
         loss_slice(model, BatchLoss(batch, lambda out, y: out - y))
-    with pytest.raises(RequestError, match="no tensor; expected a scalar tensor"):
-        loss_slice(model, BatchLoss(batch, lambda out, y: 1.0))
-    with pytest.raises(RequestError, match="pair of inputs and targets"):
-        loss_slice(model, BatchLoss(batch[0], mse))
     with pytest.raises(RequestError, match="nothing to move"):
         loss_slice(nn.BatchNorm1d(5), BatchLoss((batch[0].float(), batch[0].float()), mse))
     with pytest.raises(RequestError, match="requires_grad"):

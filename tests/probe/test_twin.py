@@ -271,22 +271,6 @@ def test_checkpointing_is_refused_since_it_would_compute_the_shortcuts_again():
         cut_twin(model, BatchLoss(batch(), F.cross_entropy))
 
 
-def test_an_error_of_the_models_own_is_passed_on():
-    class Breaking(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.branch, self.passes = nn.Linear(4, 4), 0
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.passes += 1
-            if self.passes > 1:
-                raise RuntimeError("out of paper")
-            return x + self.branch(x)
-
-    with pytest.raises(RuntimeError, match="out of paper"):
-        cut_twin(Breaking(), BatchLoss((torch.randn(5, 4), torch.arange(5) % 3), F.cross_entropy))
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_precision_and_layout_are_the_models_own(dtype):
     class Mixed(nn.Module):

@@ -240,7 +240,6 @@ def find_entry(name: str) -> Entry:
 
 
 def no_such_depth(name: str, family: str, depth: int) -> RequestError:
-    """Make an error that names the nearest depths."""
     numbered = [known for known in MODELS if re.fullmatch(family + r"\d+", known)]
     nearest = sorted(numbered, key=lambda known: abs(depth_of(known) - depth))[:2]
     near = max(8, depth - (depth - 2) % 6)

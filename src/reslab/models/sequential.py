@@ -171,7 +171,6 @@ class StackSpec:
     ndim: Ndim = 2
 
     def __post_init__(self) -> None:
-        """Check dimensions and widths."""
         if self.ndim not in MAX_POOLS:
             raise RequestError(f"ndim is 1 for sequences, 2 for images or 3 for volumes, got {self.ndim}.")
         if not self.widths or min(self.widths) < 1:
