@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
+from tests.probe.subjects import Checkpointed
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from reslab.errors import RequestError
 from reslab.models.catalog import create_model
@@ -259,19 +259,11 @@ def test_checkpointing():
     model, (x, y) = mlp_case()
     expected = largest_curvature(model, BatchLoss((x, y), cross_entropy)).largest
 
-    class Saving(nn.Module):
-        def __init__(self, use_reentrant):
-            super().__init__()
-            self.model, self.use_reentrant = model, use_reentrant
-
-        def forward(self, x):
-            return checkpoint(self.model, x, use_reentrant=self.use_reentrant)
-
-    assert largest_curvature(Saving(False), BatchLoss((x, y), cross_entropy)).largest == pytest.approx(
+    assert largest_curvature(Checkpointed(model), BatchLoss((x, y), cross_entropy)).largest == pytest.approx(
         expected, rel=1e-9
     )
     with pytest.raises(RequestError, match="use_reentrant=False"):
-        largest_curvature(Saving(True), BatchLoss((x, y), cross_entropy))
+        largest_curvature(Checkpointed(model, use_reentrant=True), BatchLoss((x, y), cross_entropy))
 
 
 def test_other_errors_are_the_users_own():

@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from tests.probe.subjects import NETWORKS, awake
 from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
 from reslab.probe._paths import path_spectrum
 from reslab.probe.batch import BatchLoss
-from reslab.records import PathRecord
 
 
 class Block(nn.Module):
@@ -129,31 +129,17 @@ def test_an_addition_with_a_factor_of_its_own():
     assert record.gap < 1e-14
 
 
-NETWORKS = {
-    "post-activation": lambda: reslab.create_model("resnet20", num_classes=3),
-    "pre-activation": lambda: reslab.create_model("preresnet20", num_classes=3),
-    "projection": lambda: reslab.create_model("resnet20", num_classes=3, shortcut="projection"),
-    "gates": lambda: reslab.create_model("highway20", num_classes=3),
-    "drop path": lambda: reslab.create_model("resnet20", num_classes=3, drop_path=0.5),
-    "torchvision, in place": lambda: torchvision.models.resnet18(num_classes=3),
+BUILDERS = {
+    **NETWORKS,
     "two additions a block": lambda: torchvision.models.VisionTransformer(16, 4, 3, 2, 8, 16, num_classes=3),
 }
 
 
-def spectrum_of(name: str) -> PathRecord:
-    torch.manual_seed(0)
-    model = NETWORKS[name]().double().train()
-    with torch.no_grad():
-        for parameter in model.parameters():  # some weights begin at zero
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return path_spectrum(model, BatchLoss(images(), F.cross_entropy))
-
-
 @pytest.mark.parametrize(
-    ("name", "count"), list(zip(NETWORKS, [9, 9, 9, 16, 9, 8, 6], strict=True)), ids=list(NETWORKS)
+    ("name", "count"), list(zip(BUILDERS, [9, 9, 9, 16, 9, 8, 6], strict=True)), ids=list(BUILDERS)
 )
 def test_the_parts_add_up_to_the_whole(name, count):
-    record = spectrum_of(name)
+    record = path_spectrum(awake(BUILDERS[name]), BatchLoss(images(), F.cross_entropy))
     assert record.gap < 1e-12
     assert len(record.energies) == count + 1
     assert sum(record.energies) == pytest.approx(1)

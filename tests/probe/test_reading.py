@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from tests.probe.subjects import Words, assert_untouched, batch, state_of
+from tests.probe.subjects import Checkpointed, Words, assert_untouched, batch, state_of
 from torch import Tensor, nn
 
 import reslab
@@ -199,15 +199,10 @@ def test_what_cannot_be_split_is_named():
 
 
 def test_reentrant_checkpointing_is_named():
-    class Hidden(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(4, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.utils.checkpoint.checkpoint(self.layer, x, use_reentrant=True)
-
-    reading = read(Hidden(), BatchLoss((torch.randn(5, 4), torch.zeros(5).long()), F.cross_entropy))
+    reading = read(
+        Checkpointed(nn.Linear(4, 3), use_reentrant=True),
+        BatchLoss((torch.randn(5, 4), torch.zeros(5).long()), F.cross_entropy),
+    )
     assert reading.unsplit == ("1 parts under reentrant checkpointing",)
 
 
