@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -53,90 +54,27 @@ def cross_entropy(outputs: object, labels: Tensor) -> Tensor:
 
 
 CATALOG = [
-    "resnet20",
-    "resnet56",
-    "resnet110",
-    "plain20",
-    "preresnet20",
-    "preresnet56",
-    "preresnet110",
-    "preresnet164",
-    "wide_resnet16_4",
-    "seresnet20",
-    "ecaresnet20",
-    "highway20",
-    "fixup_resnet20",
-    "fixup_resnet56",
-    "nf_resnet20",
-    "nf_resnet56",
-    "hyper_resnet56",
-    "mhc_resnet56",
-    "vgg11_bn_cifar",
-    "mobilenet_v2_cifar",
-    "mobilenet_v3_small_cifar",
-    "resnet18_small",
-    "preresnet18_small",
-]
+    "resnet20", "resnet56", "resnet110", "plain20", "preresnet20", "preresnet56", "preresnet110", "preresnet164",
+    "wide_resnet16_4", "seresnet20", "ecaresnet20", "highway20", "fixup_resnet20", "fixup_resnet56", "nf_resnet20",
+    "nf_resnet56", "hyper_resnet56", "mhc_resnet56", "vgg11_bn_cifar", "mobilenet_v2_cifar",
+    "mobilenet_v3_small_cifar", "resnet18_small", "preresnet18_small",
+]  # fmt: skip
 LARGER = [
-    "resnet18",
-    "resnet50",
-    "preresnet50",
-    "resnet50d",
-    "seresnet50",
-    "ecaresnet50",
-    "resnet50_gn",
-    "fixup_resnet50",
-    "nf_resnet50",
-    "resnext50_32x4d",
-]
+    "resnet18", "resnet50", "preresnet50", "resnet50d", "seresnet50", "ecaresnet50", "resnet50_gn", "fixup_resnet50",
+    "nf_resnet50", "resnext50_32x4d",
+]  # fmt: skip
 TORCHVISION = [
-    "resnet18",
-    "resnet50",
-    "resnext50_32x4d",
-    "wide_resnet50_2",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "mobilenet_v3_large",
-    "efficientnet_b0",
-    "efficientnet_v2_s",
-    "regnet_x_400mf",
-    "regnet_y_400mf",
-    "regnet_y_1_6gf",
-    "convnext_tiny",
-    "densenet121",
-    "shufflenet_v2_x1_0",
-    "squeezenet1_1",
-    "vgg11_bn",
-    "vgg16_bn",
-    "swin_t",
-    "swin_v2_t",
-    "alexnet",
-]
+    "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "mobilenet_v2", "mobilenet_v3_small",
+    "mobilenet_v3_large", "efficientnet_b0", "efficientnet_v2_s", "regnet_x_400mf", "regnet_y_400mf", "regnet_y_1_6gf",
+    "convnext_tiny", "densenet121", "shufflenet_v2_x1_0", "squeezenet1_1", "vgg11_bn", "vgg16_bn", "swin_t",
+    "swin_v2_t", "alexnet",
+]  # fmt: skip
 TIMM = [
-    "resnet26d",
-    "resnetv2_50",
-    "seresnet50",
-    "ecaresnet26t",
-    "nf_resnet50",
-    "dm_nfnet_f0",
-    "regnety_004",
-    "efficientnet_b0",
-    "mobilenetv3_small_100",
-    "vit_tiny_patch16_224",
-    "deit_tiny_patch16_224",
-    "mixer_s32_224",
-    "swin_tiny_patch4_window7_224",
-    "convnext_atto",
-    "convnextv2_atto",
-    "resmlp_12_224",
-    "poolformer_s12",
-    "gmixer_12_224",
-    "repvgg_a0",
-    "ghostnet_100",
-    "cait_xxs24_224",
-    "xcit_nano_12_p16_224",
-    "beit_base_patch16_224",
-]
+    "resnet26d", "resnetv2_50", "seresnet50", "ecaresnet26t", "nf_resnet50", "dm_nfnet_f0", "regnety_004",
+    "efficientnet_b0", "mobilenetv3_small_100", "vit_tiny_patch16_224", "deit_tiny_patch16_224", "mixer_s32_224",
+    "swin_tiny_patch4_window7_224", "convnext_atto", "convnextv2_atto", "resmlp_12_224", "poolformer_s12",
+    "gmixer_12_224", "repvgg_a0", "ghostnet_100", "cait_xxs24_224", "xcit_nano_12_p16_224", "beit_base_patch16_224",
+]  # fmt: skip
 
 
 def timm_network(name: str) -> nn.Module:
@@ -146,33 +84,21 @@ def timm_network(name: str) -> nn.Module:
 
 
 def side_of(name: str) -> int:
-    return (
-        224
-        if any(part in name for part in ("vit", "deit", "mixer", "swin_tiny", "resmlp", "cait", "xcit", "beit"))
-        else 96
-    )
+    fixed = ("vit", "deit", "mixer", "swin_tiny", "resmlp", "cait", "xcit", "beit")
+    return 224 if any(part in name for part in fixed) else 96
 
 
 HEALTHY: list[Patient | Newborn] = [
     *(
-        Newborn(
-            f"catalog: {name}", "test" if place % 3 == 2 else "fit", lambda name=name: reslab.create_model(name, 10), 32
-        )  # type: ignore[misc]
-        for place, name in enumerate(CATALOG)
+        Newborn(f"catalog: {name}", "test" if place % 3 == 2 else "fit", partial(reslab.create_model, name, 10), side)
+        for names, side in ((CATALOG, 32), (LARGER, 96))
+        for place, name in enumerate(names)
     ),
     *(
-        Newborn(
-            f"catalog: {name}", "test" if place % 3 == 2 else "fit", lambda name=name: reslab.create_model(name, 10), 96
-        )  # type: ignore[misc]
-        for place, name in enumerate(LARGER)
-    ),
-    *(
-        Newborn(
-            f"torchvision: {name}", "test", lambda name=name: torchvision.models.get_model(name, num_classes=10), 96
-        )  # type: ignore[misc]
+        Newborn(f"torchvision: {name}", "test", partial(torchvision.models.get_model, name, num_classes=10), 96)
         for name in TORCHVISION
     ),
-    *(Newborn(f"timm: {name}", "test", lambda name=name: timm_network(name), side_of(name)) for name in TIMM),  # type: ignore[misc]
+    *(Newborn(f"timm: {name}", "test", partial(timm_network, name), side_of(name)) for name in TIMM),
     # trained
     *(Patient(f"trained: {name}", half, build, training=usual) for name, (half, build, usual) in SOUND.items()),
     *(

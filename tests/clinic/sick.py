@@ -163,6 +163,10 @@ def everybody(
     ]
 
 
+def shortened(training: Training) -> Training:
+    return replace(training, steps=20)
+
+
 WITH_NORMS = ("cnn", "perceptron", "residual perceptron", "pre-activation cnn", "sequence")
 WITH_RECTIFIERS = WITH_NORMS
 GROWS, VANISHES, ALIKE = "GRAD_EXP_GROWTH", "GRAD_VANISH", "ACT_COLLAPSE"
@@ -294,19 +298,19 @@ SICK: list[Patient] = [
         "softmax twice",
         ("SOFTMAX_TWICE",),
         wrap=lambda m: Wrapped(m, after=nn.Softmax(dim=1)),
-        training=lambda t: replace(t, steps=20),
+        training=shortened,
     ),
     *everybody(
         "logarithm of the input",
         ("NONFINITE",),
         wrap=lambda m: Wrapped(m, before=logarithm, after=nn.Identity()),
-        training=lambda t: replace(t, steps=20),
+        training=shortened,
     ),
     *everybody(
         "root of the output",
         ("NONFINITE",),
         wrap=lambda m: Wrapped(m, after=Root()),
-        training=lambda t: replace(t, steps=20),
+        training=shortened,
     ),
     *everybody(
         "two samples a batch",
@@ -336,13 +340,11 @@ SICK: list[Patient] = [
         ("DEAD_RELU",),
         only=WITH_RECTIFIERS,
         harm=kill_rectifiers,
-        training=lambda t: replace(t, steps=20),
+        training=shortened,
     ),
-    *everybody("frozen but for the head", ("NO_GRAD",), harm=freeze_most, training=lambda t: replace(t, steps=20)),
-    *everybody("a frozen block", ("NO_GRAD",), harm=freeze_middle, training=lambda t: replace(t, steps=20)),
-    *everybody(
-        "a detached branch", ("NO_GRAD", "SHORTCUT_BLOCKED"), harm=detach_block, training=lambda t: replace(t, steps=20)
-    ),
+    *everybody("frozen but for the head", ("NO_GRAD",), harm=freeze_most, training=shortened),
+    *everybody("a frozen block", ("NO_GRAD",), harm=freeze_middle, training=shortened),
+    *everybody("a detached branch", ("NO_GRAD", "SHORTCUT_BLOCKED"), harm=detach_block, training=shortened),
     *everybody(
         "a dead block",
         ("BRANCH_DEAD",),

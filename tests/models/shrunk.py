@@ -11,7 +11,7 @@ from torch import nn
 
 from reslab.models.architecture import Architecture
 from reslab.models.catalog import MODELS, create_model
-from reslab.models.vgg import VGG, StackSpec
+from reslab.models.sequential import StackSpec, stack
 
 
 def shrink(entry: Architecture) -> Architecture:
@@ -55,7 +55,7 @@ def covering(catalog: dict[str, Architecture]) -> list[str]:
 SHRUNK = shrunk_catalog()
 VGG_IN_SMALL = StackSpec((1, 2, 1), (8, 12, 16), small=False, pool_last=True, conv_bias=True)
 BASELINES = {
-    "vgg11_bn": partial(VGG, VGG_IN_SMALL, num_classes=1000),
+    "vgg11_bn": partial(stack, VGG_IN_SMALL, num_classes=1000),
     **{name: entry for name, entry in MODELS.items() if "_cifar" in name or name.startswith("mobilenet")},
 }
 ENTRIES = {**SHRUNK, **BASELINES}

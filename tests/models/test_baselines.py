@@ -10,8 +10,16 @@ from torch import Tensor, nn
 
 from reslab.errors import RequestError
 from reslab.models.catalog import MODELS, create_model
-from reslab.models.mobilenet import MOBILENETS, MobileNet, strided_convolutions
-from reslab.models.vgg import VGG, VGG_DEPTHS, StackSpec, plain_stack, vgg
+from reslab.models.sequential import (
+    MOBILENETS,
+    VGG_DEPTHS,
+    StackSpec,
+    mobilenet,
+    plain_stack,
+    stack,
+    strided_convolutions,
+    vgg,
+)
 
 
 def count(net: nn.Module) -> int:
@@ -118,7 +126,7 @@ def test_vgg_refuses_images_that_would_vanish():
 def test_vgg_starts_like_torchvisions():
     torch.manual_seed(0)
     theirs = torchvision.models.VGG(torchvision.models.vgg.make_layers([16, "M", 32], batch_norm=True), num_classes=50)
-    ours = VGG(StackSpec((1, 1), (16, 32), small=False, conv_bias=True), num_classes=50).state_dict()
+    ours = stack(StackSpec((1, 1), (16, 32), small=False, conv_bias=True), 50).state_dict()
     for key, value in theirs.state_dict().items():
         if value.dim() > 1 and ours[key].shape == value.shape:
             ratio, sampling_error = ours[key].std() / value.std(), 5 / math.sqrt(value.numel())
@@ -143,7 +151,8 @@ def test_depth_of_a_stack_counts_its_layers(depth):
     net = on_meta(plain_stack, depth)
     layers = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     assert len(layers) == depth
-    assert max(net.spec.num_convs) - min(net.spec.num_convs) <= 1
+    convs = [sum(conv.out_channels == width for conv in layers[:-1]) for width in (16, 32, 64)]
+    assert max(convs) - min(convs) <= 1
     assert sum(isinstance(module, nn.MaxPool2d) for module in net.modules()) == 2
     assert [(info.channels, info.reduction) for info in net.feature_info] == [(16, 1), (32, 2), (64, 4)]
 
@@ -155,7 +164,8 @@ def test_stacks_have_as_many_parameters_as_the_papers_plain_networks(depth, num_
 
 def test_a_stack_may_have_other_stages():
     net = on_meta(plain_stack, 10, widths=(8, 16, 32, 64), num_classes=5)
-    assert net.spec.num_convs == (3, 2, 2, 2)
+    widths = [layer.out_channels for layer in net.features if isinstance(layer, nn.Conv2d)]
+    assert widths == [8] * 3 + [16] * 2 + [32] * 2 + [64] * 2
     assert net(torch.zeros(2, 3, 16, 16, device="meta")).shape == (2, 5)
     with pytest.raises(RequestError, match="depth is at least 5, got 4"):
         plain_stack(4, widths=(8, 16, 32, 64))
@@ -241,7 +251,7 @@ def test_the_small_form_changes_two_strides(name, changed):
 
 def test_an_unknown_mobilenet_is_refused():
     with pytest.raises(RequestError, match="Did you mean 'mobilenet_v3_small'"):
-        MobileNet("mobilenet_v3_smal", num_classes=10)
+        mobilenet("mobilenet_v3_smal", num_classes=10)
 
 
 # ---- all of them; test_model_catalog.py asks of them what it asks of every network

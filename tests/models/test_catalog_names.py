@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -76,11 +77,38 @@ def test_the_nearest_in_the_catalog_are_of_the_same_kind(name):
     assert all(offer.strip("'") in MODELS and offer.strip("'").startswith(prefix) for offer in offered)
 
 
-@pytest.mark.parametrize("shortcut", ["zero_pad", "projection", "identity"])
-def test_a_plain_network_takes_no_shortcut(shortcut):
-    message = message_of("plain56", shortcut=shortcut)
-    assert repr(shortcut) in message
-    assert "'resnet56'" in message
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        *(
+            ("plain56", {"shortcut": kind}, [repr(kind), "'resnet56'"])
+            for kind in ("zero_pad", "projection", "identity")
+        ),
+        *((name, {"shortcut": "projektion"}, ["'projektion'", "projection_all"]) for name in ("resnet20", "resnet50")),
+        *((name, {"shortcut": "identity"}, ["equal dimensions"]) for name in ("resnet20", "resnet18", "resnet50")),
+        *(("resnet20", {"num_classes": number}, [str(number)]) for number in (0, -1)),
+        ("resnet20", {"in_channels": 0}, ["in_channels"]),
+        *(("resnet20", {"dropout": rate}, [str(rate)]) for rate in (-0.1, 1.0, 2, float("nan"))),
+        *((name, {"zero_init_residual": True}, ["silence"]) for name in ("plain20", "plain18")),
+    ],
+)
+def test_impossible_choices_are_refused(name, options, words):
+    message = message_of(name, **options)
+    assert all(word in message for word in words)
+
+
+@pytest.mark.parametrize(
+    ("family", "depth", "message"),
+    [
+        *((cifar, depth, f"Depth {depth} is not 6n") for depth in (2, 7, 0, -4, 21)),
+        *((cifar_bottleneck, depth, f"Depth {depth} is not 9n") for depth in (2, 165)),
+        *((partial(wide, factor=4), depth, f"Depth {depth} is not 6n") for depth in (4, 20, 29)),
+        (imagenet, 20, "18, 34, 50, 101, 152, 200; got 20"),
+    ],
+)
+def test_families_refuse_other_depths(family, depth, message):
+    with pytest.raises(RequestError, match=message):
+        family(depth)
 
 
 def test_an_unknown_plain_name_is_unknown_before_its_shortcut_is_wrong():
@@ -89,63 +117,6 @@ def test_an_unknown_plain_name_is_unknown_before_its_shortcut_is_wrong():
 
 def test_a_plain_network_may_be_told_that_it_has_none():
     assert create_model("plain20", shortcut="none").architecture.shortcut == "none"
-
-
-@pytest.mark.parametrize("name", ["resnet20", "resnet50"])
-def test_unknown_shortcuts_are_refused(name):
-    message = message_of(name, shortcut="projektion")
-    assert "'projektion'" in message
-    assert "projection_all" in message
-
-
-@pytest.mark.parametrize("name", ["resnet20", "resnet18", "resnet50"])
-def test_identity_everywhere_is_refused_as_a_request(name):
-    assert "equal dimensions" in message_of(name, shortcut="identity")
-
-
-@pytest.mark.parametrize("num_classes", [0, -1])
-def test_classes_must_be_positive(num_classes):
-    assert str(num_classes) in message_of("resnet20", num_classes=num_classes)
-
-
-def test_channels_must_be_positive():
-    assert "in_channels" in message_of("resnet20", in_channels=0)
-
-
-@pytest.mark.parametrize("dropout", [-0.1, 1.0, 2, float("nan")])
-def test_dropout_is_a_share(dropout):
-    assert str(dropout) in message_of("resnet20", dropout=dropout)
-
-
-@pytest.mark.parametrize("name", ["plain20", "plain18"])
-def test_zero_init_would_silence_a_plain_network(name):
-    assert "silence" in message_of(name, zero_init_residual=True)
-
-
-@pytest.mark.parametrize("depth", [2, 7, 0, -4, 21])
-def test_the_cifar_builder_refuses_other_depths(depth):
-    with pytest.raises(RequestError, match=f"Depth {depth} is not 6n"):
-        cifar(depth)
-
-
-@pytest.mark.parametrize("depth", [2, 20, 165])
-def test_the_bottleneck_builder_refuses_other_depths(depth):
-    if depth == 20:
-        assert cifar_bottleneck(depth).num_blocks == (2, 2, 2)
-        return
-    with pytest.raises(RequestError, match=f"Depth {depth} is not 9n"):
-        cifar_bottleneck(depth)
-
-
-@pytest.mark.parametrize("depth", [4, 20, 29])
-def test_the_wide_builder_refuses_other_depths(depth):
-    with pytest.raises(RequestError, match=f"Depth {depth} is not 6n"):
-        wide(depth, 4)
-
-
-def test_the_imagenet_builder_refuses_other_depths():
-    with pytest.raises(RequestError, match="18, 34, 50, 101, 152, 200; got 20"):
-        imagenet(20)
 
 
 def test_list_models_follows_shell_patterns_in_the_catalogs_order():
@@ -184,14 +155,6 @@ def test_classes_default_to_the_families(name, classes):
         assert create_model(name).fc.out_features == classes
         assert create_model(name, num_classes=3).fc.out_features == 3
         assert create_model(name, 4).fc.out_features == 4
-
-
-def test_names_dont_lie():
-    with torch.device("meta"):
-        fifty, small = create_model("resnet50"), create_model("resnet50_small")
-    assert fifty.architecture.block == small.architecture.block == "bottleneck"
-    assert (fifty.architecture.stem, small.architecture.stem) == ("imagenet", "small")
-    assert fifty.layer2[0].conv2.stride == (2, 2)  # v1.5: the stride sits on the 3x3
 
 
 def test_a_builder_is_as_good_as_a_name():

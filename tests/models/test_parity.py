@@ -15,53 +15,12 @@ from torch import Tensor
 from reslab.models.catalog import create_model
 from reslab.models.families import CIFAR_DEPTHS
 
-IMAGENET_NAMES = [
-    "resnet18",
-    pytest.param("resnet34", marks=pytest.mark.slow),
-    "resnet50",
-    pytest.param("resnet101", marks=pytest.mark.slow),
-    pytest.param("resnet152", marks=pytest.mark.slow),
-]
-
 
 def logits_and_gradients(net, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     net.zero_grad()
     logits = net(images)
     F.cross_entropy(logits, labels).backward()
     return logits.detach(), {name: parameter.grad for name, parameter in net.named_parameters()}
-
-
-@pytest.fixture(scope="module", params=IMAGENET_NAMES)
-def pair(request):
-    torch.manual_seed(0)
-    theirs = getattr(torchvision.models, request.param)(weights=None, num_classes=11).double()
-    return theirs, create_model(request.param, num_classes=11).double()
-
-
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_torchvision_gives_the_same_logits_and_gradients(pair, training):
-    theirs, ours = pair
-    ours.load_state_dict(theirs.state_dict(), strict=True)
-    images, labels = torch.randn(2, 3, 33, 33, dtype=torch.float64), torch.tensor([3, 8])
-    expected, expected_gradients = logits_and_gradients(theirs.train(training), images, labels)
-    logits, gradients = logits_and_gradients(ours.train(training), images, labels)
-    torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
-    assert list(gradients) == list(expected_gradients)
-    for name, gradient in gradients.items():
-        assert gradient.abs().max() > 0, name
-        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-9, atol=1e-12, msg=name)
-    for key, value in theirs.state_dict().items():  # running statistics moved alike
-        torch.testing.assert_close(ours.state_dict()[key], value, rtol=1e-12, atol=1e-12, msg=key)
-
-
-def test_torchvision_loads_our_weights(pair):
-    theirs, ours = pair
-    assert list(ours.state_dict()) == list(theirs.state_dict())
-    torch.manual_seed(1)
-    for parameter in ours.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    theirs.load_state_dict(ours.state_dict(), strict=True)
-    assert all(torch.equal(value, ours.state_dict()[key]) for key, value in theirs.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])

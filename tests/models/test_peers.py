@@ -1,10 +1,11 @@
 """The same weights in torchvision's and timm's networks and in ours give the same logits, gradients and statistics."""
 
 import pytest
+import torch
 import torchvision
 
 from peers import BOUND, PAIRS, SIZES, build, compare
-from reslab.models.catalog import MODELS
+from reslab.models.catalog import MODELS, create_model
 
 PARAMETERS = [pytest.param(pair, id=str(pair), marks=[pytest.mark.slow] if pair.slow else []) for pair in PAIRS]
 
@@ -38,6 +39,10 @@ def test_every_residual_network_of_torchvision_is_compared():
     theirs = {name for name in torchvision.models.list_models(torchvision.models) if "resne" in name}
     assert len(theirs) == 10
     assert theirs == {pair.theirs for pair in PAIRS if pair.library == "torchvision"}
+    for name in theirs:
+        with torch.device("meta"):
+            ours, other = create_model(name), torchvision.models.get_model(name)
+        assert list(ours.state_dict()) == list(other.state_dict())
 
 
 def test_pairs_are_in_the_catalog_and_listed_once():

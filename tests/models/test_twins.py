@@ -58,13 +58,6 @@ def test_shortcut_none_is_the_plain_network(depth):
     assert torch.equal(taken_away(images), plain(images))
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet56", "resnet18", "resnet50"])
-def test_twins_answer_differently(name):
-    images = torch.randn(4, 3, 32, 32)
-    with torch.no_grad():
-        assert not torch.allclose(seeded(name)(images), seeded(twin_of(name))(images), rtol=0.1, atol=0.1)
-
-
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("name", ["resnet20", "resnet56", "resnet18", "resnet50"])
 def test_a_plain_block_is_the_residual_block_minus_its_shortcut(name, training):
@@ -134,9 +127,6 @@ def test_the_global_seed_alone_decides_the_values():
     assert len(convolutions) == 19
     assert not any(torch.equal(once.state_dict()[key], other.state_dict()[key]) for key in convolutions)
     assert not torch.equal(once.fc.weight, other.fc.weight)
-
-
-def test_two_networks_in_a_row_differ():
     torch.manual_seed(0)
     first, second = create_model("resnet20"), create_model("resnet20")
     assert not torch.equal(first.conv1.weight, second.conv1.weight)

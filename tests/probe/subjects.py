@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+import reslab
 
 
 def batch(
@@ -32,12 +36,33 @@ class Words(nn.Module):
 class Checkpointed(nn.Module):
     """Computes its inside again in the backward pass."""
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, inner: nn.Module, *, use_reentrant: bool = False) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.use_reentrant = inner, use_reentrant
 
     def forward(self, x: Tensor) -> Tensor:
-        return checkpoint(self.inner, x, use_reentrant=False)
+        return checkpoint(self.inner, x, use_reentrant=self.use_reentrant)
+
+
+NETWORKS = {
+    "post-activation": lambda: reslab.create_model("resnet20", num_classes=3),
+    "pre-activation": lambda: reslab.create_model("preresnet20", num_classes=3),
+    "projection": lambda: reslab.create_model("resnet20", num_classes=3, shortcut="projection"),
+    "gates": lambda: reslab.create_model("highway20", num_classes=3),
+    "drop path": lambda: reslab.create_model("resnet20", num_classes=3, drop_path=0.5),
+    "torchvision, in place": lambda: torchvision.models.resnet18(num_classes=3),
+}
+"""Forms of residual networks."""
+
+
+@torch.no_grad()
+def awake(build: Callable[[], nn.Module]) -> nn.Module:
+    """The network in double precision and train mode, with no weights at zero, as some begin."""
+    torch.manual_seed(0)
+    model = build().double().train()
+    for parameter in model.parameters():
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:

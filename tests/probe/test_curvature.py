@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
+from tests.probe.subjects import Checkpointed
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from reslab.errors import RequestError
 from reslab.models.catalog import create_model
@@ -148,22 +148,6 @@ def test_the_loss_along_the_vector_bends_as_much_by_finite_differences():
     assert ((ends[0] - ends[1]) / 2e-6 - product).norm() < 1e-3 * product.norm()
 
 
-def test_the_model_stays_also_after_an_exception():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
-    batch = torch.randn(8, 3), torch.arange(8) % 2
-    before, numbers = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
-    model[0].weight.grad = gradient = torch.ones(4, 3)
-    largest_curvature(model, BatchLoss(batch, cross_entropy))
-    with pytest.raises(RequestError):
-        largest_curvature(model, BatchLoss(batch, lambda out, y: out))
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), numbers)
-    assert model[0].weight.grad is gradient
-    assert gradient.eq(1).all()
-    assert model[3].weight.grad is None
-
-
 def test_what_is_drawn_depends_on_the_seed_alone():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2)).double()
@@ -275,19 +259,11 @@ def test_checkpointing():
     model, (x, y) = mlp_case()
     expected = largest_curvature(model, BatchLoss((x, y), cross_entropy)).largest
 
-    class Saving(nn.Module):
-        def __init__(self, use_reentrant):
-            super().__init__()
-            self.model, self.use_reentrant = model, use_reentrant
-
-        def forward(self, x):
-            return checkpoint(self.model, x, use_reentrant=self.use_reentrant)
-
-    assert largest_curvature(Saving(False), BatchLoss((x, y), cross_entropy)).largest == pytest.approx(
+    assert largest_curvature(Checkpointed(model), BatchLoss((x, y), cross_entropy)).largest == pytest.approx(
         expected, rel=1e-9
     )
     with pytest.raises(RequestError, match="use_reentrant=False"):
-        largest_curvature(Saving(True), BatchLoss((x, y), cross_entropy))
+        largest_curvature(Checkpointed(model, use_reentrant=True), BatchLoss((x, y), cross_entropy))
 
 
 def test_other_errors_are_the_users_own():

@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from tests.probe.subjects import NETWORKS, awake
 from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
 from reslab.probe._paths import path_spectrum
 from reslab.probe.batch import BatchLoss
-from reslab.records import PathRecord
 
 
 class Block(nn.Module):
@@ -129,31 +129,17 @@ def test_an_addition_with_a_factor_of_its_own():
     assert record.gap < 1e-14
 
 
-NETWORKS = {
-    "post-activation": lambda: reslab.create_model("resnet20", num_classes=3),
-    "pre-activation": lambda: reslab.create_model("preresnet20", num_classes=3),
-    "projection": lambda: reslab.create_model("resnet20", num_classes=3, shortcut="projection"),
-    "gates": lambda: reslab.create_model("highway20", num_classes=3),
-    "drop path": lambda: reslab.create_model("resnet20", num_classes=3, drop_path=0.5),
-    "torchvision, in place": lambda: torchvision.models.resnet18(num_classes=3),
+BUILDERS = {
+    **NETWORKS,
     "two additions a block": lambda: torchvision.models.VisionTransformer(16, 4, 3, 2, 8, 16, num_classes=3),
 }
 
 
-def spectrum_of(name: str) -> PathRecord:
-    torch.manual_seed(0)
-    model = NETWORKS[name]().double().train()
-    with torch.no_grad():
-        for parameter in model.parameters():  # some weights begin at zero
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return path_spectrum(model, BatchLoss(images(), F.cross_entropy))
-
-
 @pytest.mark.parametrize(
-    ("name", "count"), list(zip(NETWORKS, [9, 9, 9, 16, 9, 8, 6], strict=True)), ids=list(NETWORKS)
+    ("name", "count"), list(zip(BUILDERS, [9, 9, 9, 16, 9, 8, 6], strict=True)), ids=list(BUILDERS)
 )
 def test_the_parts_add_up_to_the_whole(name, count):
-    record = spectrum_of(name)
+    record = path_spectrum(awake(BUILDERS[name]), BatchLoss(images(), F.cross_entropy))
     assert record.gap < 1e-12
     assert len(record.energies) == count + 1
     assert sum(record.energies) == pytest.approx(1)
@@ -202,12 +188,6 @@ def test_branches_that_begin_at_zero_leave_the_shortest_path_alone():
     assert (record.effective, record.proxy, record.low, record.high) == (0, 0, 0, 0)
 
 
-def test_a_frozen_network_has_paths_too():
-    model = Net(Block(5), Block(5)).double()
-    whole = path_spectrum(model, BatchLoss(batch(), F.cross_entropy))
-    assert path_spectrum(model.requires_grad_(False), BatchLoss(batch(), F.cross_entropy)) == whole
-
-
 def test_words_have_paths():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(7, 4), Block(4), Block(4))
@@ -228,22 +208,6 @@ def test_what_lies_outside_of_the_window_shows_as_a_gap():
     assert len(narrow.energies) == len(whole.energies) == 28
     assert sum(energy > 0 for energy in narrow.energies) == 10
     assert narrow.effective == pytest.approx(whole.effective, rel=0.05)
-
-
-def test_the_model_is_left_as_it_was():
-    torch.manual_seed(0)
-    model = Net(Block(5), nn.Sequential(Block(5), nn.Dropout(0.5))).double().train()
-    inputs, targets = batch()
-    F.cross_entropy(model(inputs), targets).backward()
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    gradients = [parameter.grad.clone() for parameter in model.parameters()]
-    random, hooks = torch.get_rng_state(), [len(module._forward_hooks) for module in model.modules()]
-    path_spectrum(model, BatchLoss((inputs, targets), F.cross_entropy))
-    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
-    assert all(map(torch.equal, gradients, (parameter.grad for parameter in model.parameters())))
-    assert torch.equal(torch.get_rng_state(), random)
-    assert hooks == [len(module._forward_hooks) for module in model.modules()]
-    assert not inputs.requires_grad
 
 
 def test_it_is_read_in_the_mode_that_it_is_in():

@@ -8,14 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from tests.probe.subjects import Words, assert_untouched, batch, state_of
+from tests.probe.subjects import Checkpointed, Words, assert_untouched, batch, state_of
 from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
 from reslab.probe._reading import read
 from reslab.probe.batch import BatchLoss
-from reslab.untouched import untouched
 
 
 def test_names_are_those_of_the_blocks_in_order():
@@ -145,45 +144,6 @@ def test_numbers_that_are_not_finite_are_counted_apart():
     assert math.isfinite(record.std)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "plain20"])
-def test_the_model_is_as_it_was(name):
-    model = reslab.create_model(name, 3, dropout=0.5).eval()
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    gradients, before = [p.grad for p in model.parameters()], state_of(model)
-    images, labels = batch()
-    with untouched(model):
-        read(model.train(), BatchLoss((images, labels), F.cross_entropy))
-    assert_untouched(model, before)
-    assert all(
-        p.grad is grad and torch.equal(grad, torch.ones_like(p))
-        for p, grad in zip(model.parameters(), gradients, strict=True)
-    )
-    assert images.grad is None
-    assert not images.requires_grad
-
-
-class Fails(nn.Module):
-    """Breaks after it has counted its batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.norm(x)
-        self.norm.weight.data.fill_(7)
-        raise ArithmeticError("mine")
-
-
-def test_the_model_is_as_it_was_after_an_exception_of_its_own():
-    model = Fails()
-    before = state_of(model)
-    with pytest.raises(RequestError, match="forward pass raised ArithmeticError: mine"), untouched(model):
-        read(model, BatchLoss(batch(), F.cross_entropy))
-    assert_untouched(model, before)
-
-
 @pytest.mark.parametrize(
     ("loss_fn", "message"),
     [
@@ -239,15 +199,10 @@ def test_what_cannot_be_split_is_named():
 
 
 def test_reentrant_checkpointing_is_named():
-    class Hidden(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(4, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.utils.checkpoint.checkpoint(self.layer, x, use_reentrant=True)
-
-    reading = read(Hidden(), BatchLoss((torch.randn(5, 4), torch.zeros(5).long()), F.cross_entropy))
+    reading = read(
+        Checkpointed(nn.Linear(4, 3), use_reentrant=True),
+        BatchLoss((torch.randn(5, 4), torch.zeros(5).long()), F.cross_entropy),
+    )
     assert reading.unsplit == ("1 parts under reentrant checkpointing",)
 
 

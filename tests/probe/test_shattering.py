@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 import reslab
@@ -122,48 +121,6 @@ def test_a_norm_that_is_kept_in_eval_mode_keeps_its_statistics():
     with untouched(model), frozen_norms(model, images()):
         assert torch.equal(model[0].running_mean, torch.zeros(3))
         assert not torch.equal(model[1].running_mean, torch.zeros(3))
-
-
-def test_the_mode_makes_no_difference_and_the_model_is_left_as_it_was():
-    torch.manual_seed(0)
-    model = torchvision.models.resnet18(num_classes=3)
-    model.fc = nn.Sequential(nn.Dropout(0.5), nn.Linear(512, 3))
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    batch, random = images(3, side=32), torch.get_rng_state()
-    model(batch).sum().backward()
-    gradients = [parameter.grad.clone() for parameter in model.parameters()]
-    model.load_state_dict(before)
-    torch.set_rng_state(random)
-    trained = shattering(model.train(), batch, distances=(0.01, 0.5), num_pairs=2)
-    assert model.training
-    assert trained == shattering(model.eval(), batch, distances=(0.01, 0.5), num_pairs=2)
-    assert not any(module.training for module in model.modules())
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert all(map(torch.equal, gradients, (parameter.grad for parameter in model.parameters())))
-    assert torch.equal(torch.get_rng_state(), random)
-    assert not batch.requires_grad
-
-
-class Fails(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.calls = nn.BatchNorm2d(3, track_running_stats=False), 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        if self.calls > 1:
-            raise KeyError("mine")
-        return self.norm(x)
-
-
-def test_the_model_is_left_as_it_was_after_an_exception():
-    model = Fails()
-    with pytest.raises(KeyError, match="mine"):
-        shattering(model, images())
-    assert model.norm.running_mean is None
-    assert not model.norm.track_running_stats
-    assert not model.norm._forward_pre_hooks
-    assert model.training
 
 
 class Spoken(nn.Module):

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from tests.probe.subjects import NETWORKS, awake
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
@@ -31,26 +32,16 @@ def splits_of(model: nn.Module, images: Tensor) -> list[SplitRecord]:
     return found
 
 
-NETWORKS = {
-    "post-activation": lambda: reslab.create_model("resnet20", num_classes=3),
-    "pre-activation": lambda: reslab.create_model("preresnet20", num_classes=3),
-    "projection": lambda: reslab.create_model("resnet20", num_classes=3, shortcut="projection"),
-    "gates": lambda: reslab.create_model("highway20", num_classes=3),
-    "drop path": lambda: reslab.create_model("resnet20", num_classes=3, drop_path=0.5),
+MORE = {
+    **NETWORKS,
     "squeeze and excitation": lambda: reslab.create_model("seresnet20", num_classes=3),
-    "torchvision, in place": lambda: torchvision.models.resnet18(num_classes=3),
     "layer scale": lambda: torchvision.models.convnext_tiny(num_classes=3),
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", MORE)
 def test_the_parts_add_up_to_the_whole(name):
-    torch.manual_seed(0)
-    model = NETWORKS[name]().double().train()
-    with torch.no_grad():
-        for parameter in model.parameters():  # the weights of gates begin at zero
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    splits = splits_of(model, torch.randn(4, 3, 32, 32, dtype=torch.float64))
+    splits = splits_of(awake(MORE[name]), torch.randn(4, 3, 32, 32, dtype=torch.float64))
     for split in splits:
         assert split.shortcut_share + split.branch_share + split.other_share == pytest.approx(1, abs=1e-12)
         assert (split.other_share == 0) == (name != "gates")

@@ -170,27 +170,6 @@ def test_each_point_begins_with_the_same_buffers():
     assert model.calls == 0
 
 
-def test_a_batch_that_the_model_writes_over_stays():
-    model = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 1))
-    x = torch.tensor([[-1.0, 2.0, -3.0]])
-    loss_slice(model, BatchLoss((x, torch.zeros(1, 1)), mse), num_points=3)
-    assert x.tolist() == [[-1.0, 2.0, -3.0]]
-
-
-def test_words_and_keywords_are_inputs_too():
-    class Words(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.table, self.head = nn.Embedding(7, 4), nn.Linear(4, 2)
-
-        def forward(self, words, scale):
-            return self.head(self.table(words).mean(1)) * scale
-
-    batch = {"words": torch.tensor([[1, 2], [3, 4]]), "scale": 2.0}, torch.tensor([0, 1])
-    record = loss_slice(Words(), BatchLoss(batch, cross_entropy), num_points=3)
-    assert len(set(record.losses)) == 3
-
-
 def test_half_precision_moves_too():
     model = nn.Linear(5, 4).bfloat16()
     record = loss_slice(
@@ -198,22 +177,6 @@ def test_half_precision_moves_too():
     )
     assert all(map(math.isfinite, record.losses))
     assert record.losses[0] != record.losses[1]
-
-
-def test_an_exception_leaves_the_model_as_it_was():
-    model, batch = conv_case()
-    before, calls = state_of(model), []
-
-    def fails_later(outputs, targets):
-        calls.append(model[0].weight.detach().clone())
-        if len(calls) == 3:
-            raise ValueError("the user's own")
-        return cross_entropy(outputs, targets)
-
-    with pytest.raises(ValueError, match="the user's own"):
-        loss_slice(model, BatchLoss(batch, fails_later), num_points=9)
-    assert not torch.equal(calls[-1], model[0].weight)  # it had been moved
-    assert_untouched(model, before)
 
 
 def test_a_training_model_keeps_the_layers_that_it_holds_in_eval_mode():
@@ -252,10 +215,6 @@ def test_what_can_not_be_moved_is_refused():
     model, batch, _ = linear_case()
     with pytest.raises(RequestError, match="expected a scalar"):
         loss_slice(model, BatchLoss(batch, lambda out, y: out - y))
-    with pytest.raises(RequestError, match="no tensor; expected a scalar tensor"):
-        loss_slice(model, BatchLoss(batch, lambda out, y: 1.0))
-    with pytest.raises(RequestError, match="pair of inputs and targets"):
-        loss_slice(model, BatchLoss(batch[0], mse))
     with pytest.raises(RequestError, match="nothing to move"):
         loss_slice(nn.BatchNorm1d(5), BatchLoss((batch[0].float(), batch[0].float()), mse))
     with pytest.raises(RequestError, match="requires_grad"):

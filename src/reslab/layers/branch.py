@@ -117,10 +117,6 @@ def drop_rates(rate: float, num_blocks: int, *, rule: DropPathRule) -> list[floa
     """Return the rate of each block, growing linearly with depth to ``rate`` at the last.
 
     The paper's first block is dropped too (l / L, l from 1); timm's never (i / (L - 1), i from 0).
-
-    Example:
-        >>> drop_rates(0.5, 5, rule="timm"), drop_rates(0.5, 5, rule="paper")
-        ([0.0, 0.125, 0.25, 0.375, 0.5], [0.1, 0.2, 0.3, 0.4, 0.5])
     """
     if rule == "paper":
         return [rate * index / num_blocks for index in range(1, num_blocks + 1)]

@@ -131,14 +131,12 @@ class Architecture:
 
     @property
     def biased_convs(self) -> ConvBias:
-        """Which convolutions have a bias."""
         if self.conv_bias == "auto":
             return "all" if self.norm == "none" else "none"
         return self.conv_bias
 
     @property
     def layers(self) -> LayerFactory:
-        """What makes the layers."""
         from reslab.layers.nd import LayerFactory
 
         return LayerFactory(self.ndim, self.norm, self.conv, self.biased_convs, self.activation, self.time_padding)

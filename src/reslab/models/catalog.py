@@ -21,9 +21,8 @@ from reslab.models.families import (
     imagenet,
     wide,
 )
-from reslab.models.mobilenet import MobileNet
 from reslab.models.resnet import ResNet
-from reslab.models.vgg import plain_stack, vgg
+from reslab.models.sequential import mobilenet, plain_stack, vgg
 
 Entry = Architecture | Callable[..., nn.Module]
 
@@ -152,12 +151,12 @@ MODELS: dict[str, Entry] = {
     "vgg16_bn_cifar": partial(vgg, 16, num_classes=10, small=True, dropout=0.0),
     "vgg20_cifar": partial(plain_stack, 20),
     "vgg56_cifar": partial(plain_stack, 56),
-    "mobilenet_v2": partial(MobileNet, "mobilenet_v2", num_classes=1000),
-    "mobilenet_v3_small": partial(MobileNet, "mobilenet_v3_small", num_classes=1000),
-    "mobilenet_v3_large": partial(MobileNet, "mobilenet_v3_large", num_classes=1000),
-    "mobilenet_v2_cifar": partial(MobileNet, "mobilenet_v2", num_classes=10, small=True),
-    "mobilenet_v3_small_cifar": partial(MobileNet, "mobilenet_v3_small", num_classes=10, small=True),
-    "mobilenet_v3_large_cifar": partial(MobileNet, "mobilenet_v3_large", num_classes=10, small=True),
+    "mobilenet_v2": partial(mobilenet, "mobilenet_v2", num_classes=1000),
+    "mobilenet_v3_small": partial(mobilenet, "mobilenet_v3_small", num_classes=1000),
+    "mobilenet_v3_large": partial(mobilenet, "mobilenet_v3_large", num_classes=1000),
+    "mobilenet_v2_cifar": partial(mobilenet, "mobilenet_v2", num_classes=10, small=True),
+    "mobilenet_v3_small_cifar": partial(mobilenet, "mobilenet_v3_small", num_classes=10, small=True),
+    "mobilenet_v3_large_cifar": partial(mobilenet, "mobilenet_v3_large", num_classes=10, small=True),
 }
 
 CIFAR_FAMILIES: dict[str, dict[str, str]] = {"resnet": {}, "plain": {"shortcut": "none"}, "preresnet": {"order": "pre"}}
@@ -241,7 +240,6 @@ def find_entry(name: str) -> Entry:
 
 
 def no_such_depth(name: str, family: str, depth: int) -> RequestError:
-    """Make an error that names the nearest depths."""
     numbered = [known for known in MODELS if re.fullmatch(family + r"\d+", known)]
     nearest = sorted(numbered, key=lambda known: abs(depth_of(known) - depth))[:2]
     near = max(8, depth - (depth - 2) % 6)

@@ -117,10 +117,6 @@ def resolve_indices(indices: Indices, count: int) -> list[int]:
 
     Raises:
         RequestError: if there is no such map, or none is asked for.
-
-    Example:
-        >>> resolve_indices(None, 4), resolve_indices(2, 4), resolve_indices([0, -1], 4)
-        ([0, 1, 2, 3], [2, 3], [0, 3])
     """
     if indices is None:
         return list(range(count))

@@ -25,14 +25,6 @@ class Trace(TorchFunctionMode):
     Attributes:
         running: names of the modules that are running now, the innermost last; "" is the model itself.
         where: node to the name of the innermost module that was running.
-
-    Example:
-        >>> import torch
-        >>> model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
-        >>> with Trace(model).following() as trace:
-        ...     out = model(torch.ones(2, 3))
-        >>> trace.where[out.grad_fn]
-        '1'
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -80,15 +80,6 @@ class Splitter:
         additions: those to split.
         num_samples: N; gradients of a mean loss are those of one sample's loss over N, which is undone.
         check: also measure in ``gaps`` what the parts don't add up to, over the whole: rounding.
-
-    Example:
-        >>> x, weight = torch.ones(2, 3, requires_grad=True), torch.zeros(3, 3, requires_grad=True)
-        >>> y = x + x @ weight
-        >>> graph = Graph(y.grad_fn, [torch.autograd.graph.get_gradient_edge(x).node])
-        >>> splitter = Splitter(graph, graph.additions(), num_samples=2)
-        >>> y.mean().backward()
-        >>> round(splitter.read()[0].shortcut_share, 6)
-        1.0
     """
 
     def __init__(self, graph: Graph, additions: Sequence[Addition], *, num_samples: int, check: bool = False) -> None:
@@ -172,7 +163,6 @@ class Splitter:
         return records
 
     def close(self) -> None:
-        """Remove the hooks."""
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
@@ -265,6 +255,5 @@ class Spine:
         )
 
     def close(self) -> None:
-        """Remove the hooks."""
         for handle in self.handles:
             handle.remove()

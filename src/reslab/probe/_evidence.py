@@ -100,12 +100,7 @@ class Line:
 
 
 def line_through(values: Sequence[float]) -> Line:
-    """Fit a line by least squares.
-
-    Example:
-        >>> line_through([1.0, 2.0, 3.0])
-        Line(slope=1.0, fit=1.0)
-    """
+    """Fit a line by least squares."""
     places = range(len(values))
     if statistics.pstdev(values) == 0:
         return Line(0.0, 1.0)

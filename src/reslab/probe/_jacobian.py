@@ -148,14 +148,7 @@ def goes_on(graph: Graph, before: Addition, addition: Addition) -> bool:
 
 
 def stage_names(runs: Sequence[Sequence[str]]) -> list[str]:
-    """A name for each run of blocks: what their names begin with, or its number where that tells nothing.
-
-    Example:
-        >>> stage_names([["layer1.0", "layer1.1"], ["layer2.0"]])
-        ['layer1', 'layer2']
-        >>> stage_names([["features.1"], ["features.2", "features.3"]])
-        ['stage 1', 'stage 2']
-    """
+    """A name for each run of blocks: what their names begin with, or its number where that tells nothing."""
     shared = []
     for names in runs:
         parts = zip(*(re.sub(r"#\d+$", "", name).split(".") for name in names), strict=False)

@@ -326,10 +326,6 @@ def count_answers(scores: Tensor, labels: Tensor) -> AnswersRecord:
     Args:
         scores: logarithms of probabilities, (N, K) of samples or pixels and classes.
         labels: (N,).
-
-    Example:
-        >>> count_answers(torch.tensor([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1]]).log(), torch.tensor([0, 2]))
-        AnswersRecord(num_classes=3, num_answers=2, num_wrong=1, num_sure=2, num_sure_wrong=1, wrong_rank=1.0)
     """
     num_classes = scores.shape[1]
     above = (scores > scores.gather(1, labels[:, None])).sum(dim=1)  # (N, K) -> (N), classes likelier than the label

@@ -122,12 +122,7 @@ def cosines(first: Tensor, second: Tensor) -> Tensor:
 
 
 def half_of(distances: Sequence[float], similarities: Sequence[float]) -> float:
-    """Return where the cosine falls below a half, on a straight line between neighbours over the distance's logarithm.
-
-    Example:
-        >>> round(half_of((0.01, 0.1, 1.0), (0.9, 0.7, 0.3)), 3)
-        0.316
-    """
+    """Return where the cosine falls below a half, by a straight line over the logarithm of the distance."""
     below = next((place for place, similarity in enumerate(similarities) if similarity < 0.5), None)
     if below is None:
         return math.inf

@@ -78,7 +78,6 @@ class UpdateFollower:
             self._grad_norm = total_norm(self.names) / grad_scale
 
     def _holds(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether this is the optimiser to follow."""
         return optimizer is self.optimizer if self.optimizer is not None else bool(own(optimizer, self.names))
 
     def _before_step(

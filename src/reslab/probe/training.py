@@ -319,11 +319,6 @@ def step_readings(model: nn.Module, optimizer: torch.optim.Optimizer, *, total_s
 
 
 def evenly(total_steps: int, *, count: int = 8) -> Callable[[int], bool]:
-    """Return a function that is true at ``count`` steps from the first to the last, as evenly as they can be.
-
-    Example:
-        >>> [step for step in range(100) if evenly(100, count=4)(step)]
-        [0, 33, 66, 99]
-    """
+    """Return a function that is true at ``count`` steps from the first to the last, as evenly as they can be."""
     chosen = {round(place * (total_steps - 1) / (count - 1)) for place in range(count)}
     return chosen.__contains__
