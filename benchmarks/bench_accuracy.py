@@ -29,7 +29,8 @@ from measure import RESULTS, parse_flags, ratios, report, summary
 from peers.common import Clock, Watch
 from reslab.cli._flags import read_flags
 from reslab.distributed import Ranks
-from reslab.records import RunFolder, RunRecord, encode
+from reslab.records import RunFolder, RunRecord
+from reslab.records.files import encode
 from reslab.run.assemble import assemble
 from reslab.run.display import Display
 from reslab.training.execution import find_device

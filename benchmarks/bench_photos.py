@@ -26,9 +26,10 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as TF
 
 from measure import interleave, parse_flags, ratios, report, summary
-from reslab.data import Data, DataOptions, EncodedSplit, Preprocess, find_source
+from reslab.data import Data, DataOptions, Preprocess, find_source
 from reslab.data._images import Photo, draw_resized_crop, open_image
 from reslab.data._thumbnails import Thumbnails, open_thumbnails
+from reslab.data.splits import EncodedSplit
 
 BAR = 1.5
 BATCH = 32

@@ -17,34 +17,25 @@ from typing import Any, Literal, get_args, get_origin
 
 import torch
 
-from reslab.data import SOURCES
+from reslab.data.sources import SOURCES
 from reslab.layers import CONNECTIONS, Connection
-from reslab.models import Architecture, cifar, create_model
+from reslab.models import Architecture
 from reslab.models.architecture import change
 from reslab.models.block import Block
-from reslab.models.catalog import MODELS
+from reslab.models.catalog import MODELS, create_model
+from reslab.models.families import cifar
 from reslab.models.structure import read_structure
 from reslab.models.table import CATALOG_FILE, catalog_rows, describe_model, image_shape
 from reslab.options import Option, options_of
-from reslab.probe import RULES
-from reslab.records import (
-    EpochRecord,
-    Evaluation,
-    FlightRecord,
-    MeasureRecord,
-    RangeRecord,
-    RangeStep,
-    ReadingRecord,
-    RunRecord,
-    StepRecord,
-    StudyRecord,
-    StudyRow,
-)
+from reslab.probe.rules import RULES
+from reslab.records import EpochRecord, Evaluation, ReadingRecord, RunRecord, StepRecord, StudyRecord
+from reslab.records.study import MeasureRecord, StudyRow
+from reslab.records.training import FlightRecord, RangeRecord, RangeStep
 from reslab.report import structure_figure
 from reslab.report.study_table import markdown_of as study_markdown
 from reslab.run.config import FLAGS, list_recipes, load_recipe, option_paths
-from reslab.studies import STUDIES, judge_claims, shipped_studies
-from reslab.studies.claims import claims_markdown, count_words
+from reslab.studies import STUDIES
+from reslab.studies.claims import claims_markdown, count_words, judge_claims, shipped_studies
 
 DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "reslab"

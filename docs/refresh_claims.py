@@ -11,7 +11,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from reslab.records import MeasureRecord, StudyRecord, StudyRow, read_study
+from reslab.records import StudyRecord
+from reslab.records.study import MeasureRecord, StudyRow, read_study
 from reslab.studies.claims import SHIPPED
 from reslab.studies.study import PICTURE
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from reslab.records import as_percent
+from reslab.records.training import as_percent
 
 ROOT = Path(__file__).parent.parent
 WORDS = {

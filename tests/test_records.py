@@ -9,21 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from reslab.records import (
-    EpochRecord,
-    Evaluation,
-    RecordWriter,
-    RunFolder,
-    RunRecord,
-    Score,
-    StepRecord,
-    decode,
-    encode,
-    find_runs,
-    read_lines,
-    write_atomic,
-)
-from reslab.records.files import NON_FINITE
+from reslab.records import EpochRecord, Evaluation, RunFolder, RunRecord, Score, StepRecord
+from reslab.records.files import NON_FINITE, RecordWriter, decode, encode, read_lines, write_atomic
+from reslab.records.folder import find_runs
 from reslab.records.training import SCHEMA_VERSION
 
 ANY_FLOAT = st.floats(allow_nan=True, allow_infinity=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from tests.training.bright_data import make_loader
 
-from reslab.data import ArraySplit
 from reslab.data.loader import MemoryLoader, Order
+from reslab.data.splits import ArraySplit
 from reslab.distributed import launched_ranks, process_group
 from reslab.layers.nd import sync_norms
 from reslab.models.catalog import create_model

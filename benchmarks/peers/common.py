@@ -14,7 +14,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from reslab.data import ArraySplit, Data, DataOptions, Preprocess, Source
+from reslab.data import Data, DataOptions, Preprocess, Source
+from reslab.data.splits import ArraySplit
 from reslab.records import StepRecord
 from reslab.training.loop import Recorder
 

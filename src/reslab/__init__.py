@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from reslab.probe.training import watch as watch
     from reslab.run.load import load as load
     from reslab.run.train import train as train
-    from reslab.weights import load_weights as load_weights
+    from reslab.weights.load import load_weights as load_weights
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
@@ -45,7 +45,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "probe.training": ("watch",),
         "run.load": ("load",),
         "run.train": ("train",),
-        "weights": ("load_weights",),
+        "weights.load": ("load_weights",),
     },
     here={"RequestError": RequestError, "WorkFailed": WorkFailed, "__version__": __version__},
 )

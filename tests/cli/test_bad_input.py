@@ -18,7 +18,7 @@ from PIL import Image
 
 from reslab.models.catalog import create_model
 from reslab.records import RunFolder
-from reslab.weights import save_weights
+from reslab.weights.bundle import save_weights
 
 SMALL = ["train", "--model", "resnet8", "--threads", "1", "--device", "cpu", "--out", "new"]
 TINY = [*SMALL, "--data", "digits", "--steps", "2"]

@@ -19,7 +19,8 @@ from reslab.cli._flags import _flags_type, expand_bare_flags
 from reslab.cli.main import COMMANDS
 from reslab.cli.train import OWN
 from reslab.options import build
-from reslab.records import RunFolder, to_plain
+from reslab.records import RunFolder
+from reslab.records.files import to_plain
 from reslab.run.config import FLAGS, RunConfig, load_config
 
 TINY = ["train", "--model", "resnet8", "--data", "digits", "--steps", "2", "--threads", "1", "--device", "cpu"]

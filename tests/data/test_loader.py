@@ -12,9 +12,10 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from reslab.data import ArraySplit, Data, DataOptions, EncodedSplit, Preprocess, Source
+from reslab.data import Data, DataOptions, Preprocess, Source
 from reslab.data._augment import derive_seed
 from reslab.data.loader import DecodedSamples, Order
+from reslab.data.splits import ArraySplit, EncodedSplit
 from reslab.distributed import Ranks
 from reslab.errors import RequestError
 

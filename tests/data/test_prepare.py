@@ -11,18 +11,10 @@ import pytest
 import torch
 
 import reslab.data
-from reslab.data import (
-    ArraySplit,
-    DataOptions,
-    EncodedSplit,
-    Preprocess,
-    check_classes,
-    find_source,
-    fit_for_prediction,
-    prepare,
-    shorter_side,
-)
-from reslab.data.preprocess import channel_statistics
+from reslab.data import DataOptions, Preprocess, find_source, prepare
+from reslab.data.prepared import check_classes, shorter_side
+from reslab.data.preprocess import channel_statistics, fit_for_prediction
+from reslab.data.splits import ArraySplit, EncodedSplit
 from reslab.errors import RequestError
 from reslab.options import options_of
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
-from reslab.data import Preprocess, fit_for_prediction
-from reslab.data.preprocess import centre_crop, channel_statistics, fitted_size
+from reslab.data import Preprocess
+from reslab.data.preprocess import centre_crop, channel_statistics, fit_for_prediction, fitted_size
 from reslab.errors import RequestError
 
 AS_IS = Preprocess(8, 8, 3, (0.5,) * 3, (0.5,) * 3)

@@ -12,7 +12,8 @@ import torch
 from small_files import idx, png_bytes
 from torchvision.datasets import ImageFolder
 
-from reslab.data import SOURCES, DataOptions, find_source, image_files
+from reslab.data import DataOptions, find_source
+from reslab.data.sources import SOURCES, image_files
 from reslab.errors import RequestError, WorkFailed
 
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import tv_tensors
 
-from reslab.data import ArraySplit, EncodedSplit
-from reslab.data.splits import stratified_split
+from reslab.data.splits import ArraySplit, EncodedSplit, stratified_split
 from reslab.errors import RequestError
 
 CLASSES = ["ant", "bee", "cat", "dog", "eel"]

@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from reslab.data import EncodedSplit, _thumbnails
+from reslab.data import _thumbnails
 from reslab.data._images import Photo, draw_resized_crop
 from reslab.data._thumbnails import MIB, open_thumbnails
+from reslab.data.splits import EncodedSplit
 from reslab.errors import RequestError
 
 SIZES = [(90, 60), (60, 90), (80, 80), (30, 20), (300, 64), (64, 48)]  # width, height

@@ -16,7 +16,8 @@ from reslab.layers.connections import Streams
 from reslab.models.catalog import create_model, depth_of
 from reslab.models.structure import read_structure
 from reslab.models.table import catalog_rows, image_shape
-from reslab.records import BlockRecord, LayerRecord, StageRecord, StructureRecord, decode, encode
+from reslab.records.files import decode, encode
+from reslab.records.structure import BlockRecord, LayerRecord, StageRecord, StructureRecord
 
 NAMES = [
     "resnet20", "plain56", "resnet164", "preresnet110", "wide_resnet16_4", "resnext29_8x64d", "seresnet20", "highway20",

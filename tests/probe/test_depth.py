@@ -13,7 +13,8 @@ from torch import nn
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe import BatchLoss, Diagnosis, diagnose_step, first_samples
+from reslab.probe import Diagnosis, diagnose_step
+from reslab.probe.batch import BatchLoss, first_samples
 
 
 @pytest.fixture(scope="module")

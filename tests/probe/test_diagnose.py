@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe import RULES, flow_profile
-from reslab.probe._evidence import Line, line_through
 from reslab.probe.diagnosis import Diagnosis, diagnose
+from reslab.probe.evidence import Line, flow_profile, line_through
+from reslab.probe.rules import RULES
 
 
 def images(num: int = 16, side: int = 32) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 import reslab
 from reslab.errors import RequestError
 from reslab.probe._jacobian import jacobians, parts_of, singular_values, stage_names
-from reslab.probe._shattering import frozen_norms
+from reslab.probe.shattering import frozen_norms
 from reslab.untouched import untouched
 
 

@@ -12,10 +12,10 @@ from reslab.errors import RequestError
 from reslab.probe._cut import cut_twin, lesions
 from reslab.probe._jacobian import jacobians
 from reslab.probe._landscape import largest_curvature, loss_slice, noise_scale
-from reslab.probe._paths import path_spectrum
-from reslab.probe._shattering import shattering
 from reslab.probe.batch import BatchLoss
 from reslab.probe.diagnosis import diagnose_step
+from reslab.probe.paths import path_spectrum
+from reslab.probe.shattering import shattering
 
 PROBES = {
     "diagnose": lambda model, loss_of: diagnose_step(model, loss_of, depth="full", twin=True).judged,

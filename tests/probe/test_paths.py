@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe._paths import path_spectrum
 from reslab.probe.batch import BatchLoss
+from reslab.probe.paths import path_spectrum
 
 
 class Block(nn.Module):

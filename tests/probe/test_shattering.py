@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import reslab
 from reslab.errors import RequestError
-from reslab.probe._shattering import frozen_norms, half_of, shattering
-from reslab.records import ShatteringRecord
+from reslab.probe.shattering import frozen_norms, half_of, shattering
+from reslab.records.depth import ShatteringRecord
 from reslab.untouched import untouched
 
 

@@ -16,7 +16,7 @@ from torch.autograd.graph import get_gradient_edge
 import reslab
 from reslab.models.graph import Graph
 from reslab.probe._backward import Splitter
-from reslab.records import SplitRecord
+from reslab.records.diagnosis import SplitRecord
 
 
 def splits_of(model: nn.Module, images: Tensor) -> list[SplitRecord]:

@@ -17,7 +17,7 @@ from reslab.errors import RequestError
 from reslab.probe._cut import NumberedPass, cut_twin, survey
 from reslab.probe._reading import read
 from reslab.probe.batch import BatchLoss
-from reslab.records import TwinRecord
+from reslab.records.depth import TwinRecord
 from reslab.untouched import untouched
 
 LARGER = batch(side=32, dtype=torch.float64)

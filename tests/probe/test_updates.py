@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reslab.probe.training import Watch, watch
-from reslab.records import ReadingRecord, UpdateRecord
+from reslab.records import ReadingRecord
+from reslab.records.diagnosis import UpdateRecord
 from reslab.training._optimizers import Lamb
 
 LR = 0.1

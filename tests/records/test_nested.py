@@ -12,7 +12,8 @@ import torch.nn.functional as F
 import reslab
 from reslab.errors import RequestError
 from reslab.probe.diagnosis import diagnose
-from reslab.records import ReadingRecord, RunFolder, encode, from_plain, read_lines
+from reslab.records import ReadingRecord, RunFolder
+from reslab.records.files import encode, from_plain, read_lines
 
 
 @pytest.fixture(scope="module")

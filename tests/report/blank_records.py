@@ -7,25 +7,27 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from reslab.records import (
-    BlockFlowRecord,
+from reslab.records import ReadingRecord
+from reslab.records.depth import (
     CurvatureRecord,
     DepthRecord,
-    FindingRecord,
     JacobianRecord,
-    LayerFlowRecord,
     LesionRecord,
-    MomentsRecord,
-    ParameterRecord,
     PathRecord,
-    ReadingRecord,
     ShatteringRecord,
     SliceRecord,
-    TensorRecord,
     TwinRecord,
+)
+from reslab.records.diagnosis import (
+    BlockFlowRecord,
+    FindingRecord,
+    LayerFlowRecord,
+    MomentsRecord,
+    ParameterRecord,
+    TensorRecord,
     VerdictRecord,
 )
-from reslab.report import DiagnosisRecord
+from reslab.report.diagnosis_page import DiagnosisRecord
 
 Record = TypeVar("Record")
 BLANKS: dict[str, Any] = {"float": math.nan, "int": 0, "bool": False, "str": ""}

@@ -9,18 +9,9 @@ from typing import Any
 import pytest
 from tests.report.blank_records import block_record, reading_record
 
-from reslab.records import (
-    ERROR,
-    EpochRecord,
-    Evaluation,
-    ReadingRecord,
-    RecordWriter,
-    RunFolder,
-    RunRecord,
-    Score,
-    StepRecord,
-    write_atomic,
-)
+from reslab.records import EpochRecord, Evaluation, ReadingRecord, RunFolder, RunRecord, Score, StepRecord
+from reslab.records.files import RecordWriter, write_atomic
+from reslab.records.training import ERROR
 
 MakeRun = Callable[..., RunFolder]
 CHROMIUM = Path("/usr/bin/chromium")

@@ -10,10 +10,11 @@ import pytest
 from tests.report.page_reader import find_all, rows_of, scales_of
 
 from reslab.errors import RequestError
-from reslab.records import ERROR, RangeRecord, RangeStep, Score
-from reslab.report import learning_curves, rate_range, step_curves
+from reslab.records import Score
+from reslab.records.training import ERROR, RangeRecord, RangeStep
+from reslab.report import learning_curves, step_curves
 from reslab.report._style import RAMPS, parse_name, run_styles
-from reslab.report.curves import MAX_POINTS
+from reslab.report.curves import MAX_POINTS, rate_range
 
 DICE = Score("dice", better="higher")
 BLEU = Score("bleu", better="higher", unit="number")

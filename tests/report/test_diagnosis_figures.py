@@ -13,18 +13,8 @@ import pytest
 from tests.report.blank_records import FINDING, block_record, depth_record, read, read_blocks, reading_record
 from tests.report.page_reader import find_all, rows_of, scales_of
 
-from reslab.records import (
-    ActivationRecord,
-    DepthRecord,
-    JacobianRecord,
-    LesionRecord,
-    MomentsRecord,
-    ParameterRecord,
-    PathRecord,
-    ShatteringRecord,
-    SliceRecord,
-    UpdateRecord,
-)
+from reslab.records.depth import DepthRecord, JacobianRecord, LesionRecord, PathRecord, ShatteringRecord, SliceRecord
+from reslab.records.diagnosis import ActivationRecord, MomentsRecord, ParameterRecord, UpdateRecord
 from reslab.report._activations import (
     AFTER_ADDITION,
     INNER,

@@ -24,10 +24,18 @@ from tests.report.blank_records import (
 from tests.report.page_reader import PageReader
 
 from reslab.errors import RequestError
-from reslab.records import VerdictRecord
-from reslab.report import DiagnosisRecord, read_diagnoses, write_comparison_page, write_diagnosis_page
+from reslab.records.diagnosis import VerdictRecord
+from reslab.report import write_diagnosis_page
 from reslab.report._page import packed_vega, read_records
-from reslab.report.diagnosis_page import block_rows, check_rows, compared_facts, kept_readings
+from reslab.report.diagnosis_page import (
+    DiagnosisRecord,
+    block_rows,
+    check_rows,
+    compared_facts,
+    kept_readings,
+    read_diagnoses,
+    write_comparison_page,
+)
 from reslab.report.verdict import verdict_lines
 
 MEGABYTE = 1_000_000

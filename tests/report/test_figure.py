@@ -16,10 +16,10 @@ from tests.report.blank_records import depth_record, diagnosis_record, read
 from tests.report.page_reader import contrast, luminance
 
 from reslab.errors import RequestError
-from reslab.report import Figure, _style, diagnosis_figure
+from reslab.report import Figure, _style
 from reslab.report._style import CARD, DARK, INK, RAMPS, RUN_COLOURS
 from reslab.report._svg import STYLES
-from reslab.report.diagnosis_page import FIGURES
+from reslab.report.diagnosis_page import FIGURES, diagnosis_figure
 
 DEPTH = ["paths", "shattering", "lesions", "jacobian", "surface"]
 NAMES = ["flow", "split", "heatmap", "signal", "units", "updates", "spine", *DEPTH]

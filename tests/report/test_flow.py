@@ -10,7 +10,7 @@ import pytest
 from tests.report.blank_records import block_record, read, reading_record
 from tests.report.page_reader import find_all, rows_of, scales_of, words_of
 
-from reslab.records import DepthRecord, TwinRecord
+from reslab.records.depth import DepthRecord, TwinRecord
 from reslab.report import gradient_flow
 from reslab.report.flow import flow_comparison, flow_figure
 from reslab.report.profile import (
@@ -81,7 +81,7 @@ def test_layers_stand_in_where_blocks_are_few_and_two_make_a_block():
 
 @pytest.mark.parametrize(("count", "layers"), [(8, 30), (7, 30), (0, 30), (40, 2)])
 def test_the_choice_and_the_slope_are_those_of_the_verdict(count, layers):
-    from reslab.probe import flow_profile
+    from reslab.probe.evidence import flow_profile
 
     norms = [1.1**index for index in range(count)]
     reading = read(norms, layer_norms=[1.3**index for index in range(layers)])

@@ -9,9 +9,10 @@ import pytest
 from tests.report.page_reader import PageReader
 
 from reslab.errors import RequestError
-from reslab.records import ERROR, Evaluation, Score
-from reslab.report import gradient_flow, learning_curves, result_rows, run_lead, write_run_page
-from reslab.report.run_page import MAX_COLUMNS, about_sections
+from reslab.records import Evaluation, Score
+from reslab.records.training import ERROR
+from reslab.report import gradient_flow, learning_curves, result_rows, write_run_page
+from reslab.report.run_page import MAX_COLUMNS, about_sections, run_lead
 
 HALF_A_MEGABYTE = 500_000  # of which the library that draws takes 400,000
 LINES = "#curves svg g.mark-line path"

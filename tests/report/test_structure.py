@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from reslab.errors import RequestError
-from reslab.records import BlockRecord, LayerKind, LayerRecord, StageRecord, StructureRecord
+from reslab.records.structure import BlockRecord, LayerKind, LayerRecord, StageRecord, StructureRecord
 from reslab.report import figure, structure_figure
 from reslab.report._svg import MAX_WIDTH, SMALL, STYLES, text_width
 

@@ -8,16 +8,10 @@ from dataclasses import asdict, replace
 import pytest
 from tests.report.page_reader import PageReader, find_all, rows_of, scales_of
 
-from reslab.records import (
-    DepthRecord,
-    MeasureRecord,
-    PathRecord,
-    RunFolder,
-    ShatteringRecord,
-    StudyRecord,
-    StudyRow,
-    encode,
-)
+from reslab.records import RunFolder, StudyRecord
+from reslab.records.depth import DepthRecord, PathRecord, ShatteringRecord
+from reslab.records.files import encode
+from reslab.records.study import MeasureRecord, StudyRow
 from reslab.report import study_means, write_study_page
 from reslab.report._depth import shattering_of_runs
 from reslab.report._style import RAMPS

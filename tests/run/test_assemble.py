@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from reslab.data import Data, DataOptions, EncodedSplit, find_source, prepare
+from reslab.data import Data, DataOptions, find_source, prepare
+from reslab.data.splits import EncodedSplit
 from reslab.distributed import LOCAL
 from reslab.errors import RequestError
 from reslab.run.assemble import assemble, check_recipe, choose_workers

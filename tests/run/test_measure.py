@@ -10,7 +10,7 @@ from torch import nn
 
 from reslab.distributed import LOCAL
 from reslab.errors import RequestError
-from reslab.probe import shattering
+from reslab.probe.shattering import shattering
 from reslab.records import RunFolder
 from reslab.run.assemble import gather
 from reslab.run.config import ModelOptions

@@ -16,7 +16,8 @@ from torch import nn
 
 from reslab.data import DataOptions
 from reslab.errors import RequestError
-from reslab.records import RunFolder, decode
+from reslab.records import RunFolder
+from reslab.records.files import decode
 from reslab.run.assemble import build_network
 from reslab.run.config import ModelOptions, as_before, load_config
 from reslab.run.load import load

@@ -10,11 +10,22 @@ import pytest
 
 from reslab.cli.main import main
 from reslab.errors import RequestError
-from reslab.records import MeasureRecord, StudyRecord, StudyRow, read_study
-from reslab.studies import STUDIES, Finding, find_studies, judge_claims, shipped_studies
+from reslab.records import StudyRecord
+from reslab.records.study import MeasureRecord, StudyRow, read_study
+from reslab.studies import STUDIES
 from reslab.studies import _claim_tests as claim_tests
 from reslab.studies._claim_tests import growth_in_words, macs_per_position
-from reslab.studies.claims import claims_markdown, count_words, judge, load_claims, read_studies
+from reslab.studies.claims import (
+    Finding,
+    claims_markdown,
+    count_words,
+    find_studies,
+    judge,
+    judge_claims,
+    load_claims,
+    read_studies,
+    shipped_studies,
+)
 
 CLAIMS = {claim.key: claim for claim in load_claims()}
 Studies = dict[str, StudyRecord]

@@ -8,7 +8,8 @@ import pytest
 
 from reslab.cli.main import main
 from reslab.errors import RequestError
-from reslab.studies import StudySpec, create_study, run_on_ray
+from reslab.studies import StudySpec, create_study
+from reslab.studies.execution import run_on_ray
 
 SMALL = create_study(StudySpec("degradation", seeds=1, depths=(8,), epochs=2))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reslab.records import StudyRow
+from reslab.records.study import StudyRow
 from reslab.studies import conclusions
 from reslab.studies.conclusions import compare, comparison_text, degradation, p_value
 

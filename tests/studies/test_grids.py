@@ -11,7 +11,8 @@ import torch
 from reslab.cli.main import main
 from reslab.run.assemble import build_network
 from reslab.run.config import differences
-from reslab.studies import STUDIES, StudySpec, create_study, read_grid
+from reslab.studies import STUDIES, StudySpec, create_study
+from reslab.studies.grid import read_grid
 from reslab.studies.runs import MeasurementRun
 from reslab.tasks.classify import Classify
 

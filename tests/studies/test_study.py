@@ -16,13 +16,15 @@ import pytest
 from reslab.cli.main import main
 from reslab.cli.study import progress_text
 from reslab.errors import RequestError, WorkFailed
-from reslab.records import Evaluation, MeasureRecord, RunFolder, RunRecord, StudyRow, encode, read_study
+from reslab.records import Evaluation, RunFolder, RunRecord
+from reslab.records.files import encode
+from reslab.records.study import MeasureRecord, StudyRow, read_study
 from reslab.report.study_table import markdown_of, measure_text
 from reslab.run.config import override
-from reslab.studies import StudySpec, create_study, estimate, execution, run_locally, unfinished
-from reslab.studies.execution import check_reasons, core_shares, makespan_s
+from reslab.studies import StudySpec, create_study, execution, run_locally
+from reslab.studies.execution import check_reasons, core_shares, estimate, makespan_s
 from reslab.studies.runs import TrainingRun
-from reslab.studies.study import Setting, run_name
+from reslab.studies.study import Setting, run_name, unfinished
 
 SMALL = create_study(StudySpec("degradation", seeds=2, depths=(8, 14), epochs=1))
 RUN = SMALL.runs()["plain8-seed0"]

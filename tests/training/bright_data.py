@@ -2,10 +2,11 @@
 
 import torch
 
-from reslab.data import ArraySplit, DataOptions, Preprocess
+from reslab.data import DataOptions, Preprocess
 from reslab.data._augment import BatchAugment
 from reslab.data.loader import MemoryLoader, Order
 from reslab.data.preprocess import channel_statistics
+from reslab.data.splits import ArraySplit
 
 
 def make_loader(*, num=48, batch_size=16, training=True, augment="crop_flip", seed=3):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from reslab.records import FlightRecord
+from reslab.records.training import FlightRecord
 from reslab.training.failure import describe_before, describe_onset, growth_of
 
 NAMES = ("conv1.weight", "layer1.0.conv1.weight", "layer1.0.conv2.weight", "fc.weight")

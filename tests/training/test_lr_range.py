@@ -11,7 +11,7 @@ from torch import nn
 
 from reslab.errors import RequestError
 from reslab.models.catalog import create_model
-from reslab.records import RangeStep
+from reslab.records.training import RangeStep
 from reslab.tasks.classify import Classify
 from reslab.training.lr_range import Means, Sweep, lr_range_test, suggest
 from reslab.training.optim import adamw, sgd

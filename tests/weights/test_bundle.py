@@ -12,9 +12,10 @@ from their_networks import save
 
 from reslab.errors import RequestError
 from reslab.models.catalog import create_model
-from reslab.records import write_atomic
-from reslab.weights import BundleCard, bundle, load_state, load_weights, open_weights, read_bundle, write_bundle
-from reslab.weights.bundle import digest, find_card
+from reslab.records.files import write_atomic
+from reslab.weights import BundleCard, bundle, open_weights, read_bundle, write_bundle
+from reslab.weights.bundle import digest, find_card, load_state
+from reslab.weights.load import load_weights
 
 PREPROCESS = {"height": 8, "width": 8, "channels": 1, "mean": [0.3], "std": [0.4], "resize": None}
 CARD = BundleCard(

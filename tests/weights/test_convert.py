@@ -17,8 +17,9 @@ from their_networks import images, save, scramble
 
 from reslab.models.architecture import Architecture
 from reslab.models.catalog import create_model
-from reslab.weights import convert, load_state, open_weights, read_bundle
-from reslab.weights.bundle import digest
+from reslab.weights import open_weights, read_bundle
+from reslab.weights.bundle import digest, load_state
+from reslab.weights.convert import convert
 
 FLAGS = "--model --to --out --num-classes --adapt-head --ema --keys --dry-run --force --json"  # frozen
 

@@ -12,8 +12,10 @@ from their_networks import images, scramble, their_logits
 
 from reslab.models.architecture import Architecture
 from reslab.models.catalog import create_model
-from reslab.weights import load_weights, open_weights, read_weights
-from reslab.weights._convert import to_layout
+from reslab.weights import open_weights
+from reslab.weights._files import read_weights
+from reslab.weights.convert import to_layout
+from reslab.weights.load import load_weights
 
 PEERS = {
     # library and name: ours

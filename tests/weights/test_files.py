@@ -23,8 +23,7 @@ from their_networks import save
 from torch import nn
 
 from reslab.errors import RequestError
-from reslab.weights import read_weights
-from reslab.weights._files import EMA_WRAPPERS, PREFIXES, WRAPPERS
+from reslab.weights._files import EMA_WRAPPERS, PREFIXES, WRAPPERS, read_weights
 
 STATE = {"conv1.weight": torch.ones(4, 3, 3, 3), "bn1.running_mean": torch.arange(4.0), "fc.bias": torch.tensor([2.0])}
 OLD = {"_use_new_zipfile_serialization": False}  # torch's format before 1.6

@@ -13,9 +13,11 @@ from their_networks import images
 
 from reslab.errors import RequestError
 from reslab.models.catalog import create_model
-from reslab.weights import load_weights, open_weights, read_weights
+from reslab.weights import open_weights
+from reslab.weights._files import read_weights
 from reslab.weights._keras import layer_names
 from reslab.weights._layouts import LAYOUTS, rename
+from reslab.weights.load import load_weights
 
 h5py = pytest.importorskip("h5py")
 

@@ -14,8 +14,8 @@ from reslab.errors import RequestError
 from reslab.models.architecture import Architecture
 from reslab.models.catalog import MODELS, create_model
 from reslab.weights import open_weights
-from reslab.weights._convert import to_layout
 from reslab.weights._layouts import LAYOUTS, TABLES, layout_of, rename
+from reslab.weights.convert import to_layout
 
 NAMED = [name for name, layout in LAYOUTS.items() if layout.names]
 

@@ -14,8 +14,9 @@ from torch import nn
 import reslab
 from reslab.errors import RequestError
 from reslab.models.catalog import create_model
-from reslab.weights import LoadReport, load_weights, open_weights
-from reslab.weights._report import KeyResult
+from reslab.weights import open_weights
+from reslab.weights.load import load_weights
+from reslab.weights.report import KeyResult, LoadReport
 
 
 def fresh(name="resnet8", seed=9, **changes):

@@ -14,9 +14,9 @@ from reslab.errors import RequestError
 from reslab.models.architecture import Architecture, change
 from reslab.models.catalog import MODELS, create_model
 from reslab.weights._files import WeightsFile, shapes_of
-from reslab.weights._load import load_file
 from reslab.weights._recognise import Recognition, identify
 from reslab.weights._recognise import recognise as recognise_shapes
+from reslab.weights.load import load_file
 
 SAME_KEYS = {
     # these have the keys and shapes of another network of the catalog, which is taken, and the choice is said

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from reslab.records import encode
+from reslab.records.files import encode
 
 Arguments = TypeVar("Arguments")
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from reslab.cli._output import console, parse, print_json
 from reslab.report.study_table import origin_of
-from reslab.studies import Finding, find_studies, judge_claims, shipped_studies
-from reslab.studies.claims import count_words, plain_claims
+from reslab.studies.claims import Finding, count_words, find_studies, judge_claims, plain_claims, shipped_studies
 
 SUMMARY = "what is said about residual networks, what its source says, and what we measured"
 COLOURS = {"holds": "green", "holds in part": "yellow", "does not hold": "red", "not tested here": "dim"}

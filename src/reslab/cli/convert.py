@@ -11,7 +11,7 @@ import tyro
 from reslab.cli._output import console, parse, print_json, table
 
 if TYPE_CHECKING:
-    from reslab.weights import LoadReport
+    from reslab.weights.report import LoadReport
 
 
 @dataclass
@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
     """Convert a file and print what became of its keys. Returns the exit code."""
     flags = parse(ConvertFlags, arguments, command="convert")
 
-    from reslab.weights import convert
+    from reslab.weights.convert import convert
 
     done = convert(
         flags.file,

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from reslab.cli._output import console, parse, print_json, table
 from reslab.errors import RequestError
-from reslab.records import as_percent
-from reslab.studies import Study
+from reslab.records.training import as_percent
 from reslab.studies.demo import States, plan_demo, run_demo, write_demo_page
+from reslab.studies.study import Study
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reslab.cli._flags import RunFlags
 from reslab.cli._output import console, parse, print_json, table
-from reslab.records import as_percent
+from reslab.records.training import as_percent
 
 
 @dataclass(kw_only=True)

@@ -15,7 +15,8 @@ from rich.console import Console
 from reslab.cli._output import console, parse, print_json, table
 from reslab.errors import RequestError, unknown
 from reslab.models.table import catalog_rows
-from reslab.records import StructureRecord, as_short
+from reslab.records.structure import StructureRecord
+from reslab.records.training import as_short
 from reslab.report.tree import ASCII_GUIDES, GUIDES, format_tree
 
 Row = dict[str, Any]

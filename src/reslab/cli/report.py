@@ -66,7 +66,7 @@ def compare(flags: ReportFlags) -> int:
             f" reslab diagnose {others[0]} -o page.html"
         )
 
-    from reslab.report import read_diagnoses, write_comparison_page
+    from reslab.report.diagnosis_page import read_diagnoses, write_comparison_page
 
     diagnoses = [diagnosis for path in flags.runs for diagnosis in read_diagnoses(path)]
     flags.out.parent.mkdir(parents=True, exist_ok=True)

@@ -19,21 +19,11 @@ from reslab.errors import RequestError, WorkFailed
 from reslab.records import StudyRecord
 from reslab.report.study_table import brief, cells_of, columns_of
 from reslab.report.text import duration
-from reslab.studies import (
-    STUDIES,
-    Study,
-    StudyRun,
-    StudySpec,
-    create_study,
-    estimate,
-    read_grid,
-    run_locally,
-    run_on_ray,
-    unfinished,
-)
-from reslab.studies.execution import RESUMES, Estimate
-from reslab.studies.runs import num_cores
-from reslab.studies.study import PAGE, TABLE
+from reslab.studies import STUDIES, StudySpec, create_study, run_locally
+from reslab.studies.execution import RESUMES, Estimate, estimate, run_on_ray
+from reslab.studies.grid import read_grid
+from reslab.studies.runs import StudyRun, num_cores
+from reslab.studies.study import PAGE, TABLE, Study, unfinished
 
 
 @dataclass

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from reslab.cli._flags import OwnFlags, flag_of, read_flags, summary
 from reslab.cli._output import console, print_json, table
-from reslab.records import Evaluation, RunRecord, to_plain
+from reslab.records import Evaluation, RunRecord
+from reslab.records.files import to_plain
 
 OWN: OwnFlags = [
     ("out", flag_of(Path | None, "Folder of the run; by default runs/MODEL-DATA."), field(default=None)),

@@ -10,7 +10,7 @@ from reslab.layers.junction import Add, BranchOnly, DroppedShortcutAdd, GatedAdd
 from reslab.layers.nd import CellMean
 from reslab.layers.shortcut import NoShortcut, ZeroPad
 from reslab.models.block import Block
-from reslab.records import LayerKind, LayerRecord
+from reslab.records.structure import LayerKind, LayerRecord
 
 WHOLES: dict[str, tuple[LayerKind, str]] = {
     "FrozenBatchNorm": ("norm", "frozen norm"),

@@ -21,7 +21,7 @@ from reslab.models.block import Block
 from reslab.models.count import Operations, count_operations, image_like, undisturbed, values_on
 from reslab.models.graph import Addition, Graph
 from reslab.models.trace import Trace
-from reslab.records import LAYERS, BlockRecord, LayerRecord, StageRecord, StructureRecord
+from reslab.records.structure import LAYERS, BlockRecord, LayerRecord, StageRecord, StructureRecord
 
 BLOCK_NAMES = {1: "SingleBlock", 2: "BasicBlock", 3: "Bottleneck"}
 """What our blocks are called elsewhere, by the convolutions of their branch."""

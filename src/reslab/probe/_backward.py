@@ -20,7 +20,7 @@ from torch import Tensor
 from reslab.models.graph import Addition, Graph, Side, shape_of
 from reslab.probe._norms import at_once, dot, sample_norms
 from reslab.probe._values import ValueTrace
-from reslab.records import LayerFlowRecord, SplitRecord
+from reslab.records.diagnosis import LayerFlowRecord, SplitRecord
 
 Gradients = Sequence[Tensor | None]
 SIDES: tuple[Side, ...] = ("shortcut", "branch", "other")

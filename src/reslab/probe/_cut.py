@@ -29,7 +29,7 @@ from reslab.models.trace import Trace
 from reslab.probe._forward import execution_of
 from reslab.probe._norms import dot
 from reslab.probe.batch import LossOf, ModelCall, tensors_in
-from reslab.records import LesionRecord, TwinRecord
+from reslab.records.depth import LesionRecord, TwinRecord
 from reslab.untouched import untouched
 
 Key: TypeAlias = int | str

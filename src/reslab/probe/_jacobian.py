@@ -28,9 +28,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from reslab.errors import RequestError
 from reslab.models.graph import Addition, Graph
 from reslab.probe._forward import Execution, execute
-from reslab.probe._shattering import frozen_norms
 from reslab.probe.batch import call, chosen, size_of, tensors_in
-from reslab.records import JacobianRecord
+from reslab.probe.shattering import frozen_norms
+from reslab.records.depth import JacobianRecord
 from reslab.untouched import untouched
 
 MAX_VALUES = 2**27

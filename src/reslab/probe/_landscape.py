@@ -27,7 +27,7 @@ from reslab.models.graph import in_order
 from reslab.probe._forward import node_of
 from reslab.probe._norms import dot
 from reslab.probe.batch import BatchLoss, LossOf, ModelCall, check_loss, check_model, size_of
-from reslab.records import CurvatureRecord, SliceRecord
+from reslab.records.depth import CurvatureRecord, SliceRecord
 from reslab.untouched import untouched
 
 Norms = Literal["batch", "frozen"]

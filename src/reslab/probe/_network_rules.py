@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from reslab.probe._evidence import (
+from reslab.probe.evidence import (
     MIN_PLACES,
     Evidence,
     Found,
@@ -18,7 +18,7 @@ from reslab.probe._evidence import (
     has_not_started,
     line_through,
 )
-from reslab.records import ActivationRecord, BlockFlowRecord, LayerFlowRecord, ParameterRecord
+from reslab.records.diagnosis import ActivationRecord, BlockFlowRecord, LayerFlowRecord, ParameterRecord
 
 # ---- what goes in and what comes out
 

@@ -27,13 +27,13 @@ from reslab.probe._forward import Execution, execution_of
 from reslab.probe._norms import at_once, norms_of
 from reslab.probe._values import ValueTrace
 from reslab.probe.batch import BatchLoss, LossOf, ModelCall, tensors_in
-from reslab.records import (
+from reslab.records import ReadingRecord
+from reslab.records.diagnosis import (
     ActivationRecord,
     AnswersRecord,
     BlockFlowRecord,
     MomentsRecord,
     ParameterRecord,
-    ReadingRecord,
     SplitRecord,
     TensorRecord,
 )

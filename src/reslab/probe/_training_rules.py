@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from reslab.probe._evidence import Evidence, Found, NotChecked
+from reslab.probe.evidence import Evidence, Found, NotChecked
 from reslab.records import ReadingRecord
 
 MAX_UPDATE, MAX_UPDATE_IN_VAIN = -0.9, -1.5

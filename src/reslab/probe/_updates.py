@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from reslab.probe._norms import norms_of
-from reslab.records import ReadingRecord, UpdateRecord
+from reslab.records import ReadingRecord
+from reslab.records.diagnosis import UpdateRecord
 
 DECOUPLED = {"AdamW", "Muon", "Lion", "Adafactor", "SGDW", "RAdamW", "NAdamW"}
 """Optimisers whose decay doesn't go through the gradient; others say so by ``decoupled_weight_decay``."""

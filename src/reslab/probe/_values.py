@@ -20,7 +20,7 @@ from torch.autograd.graph import Node
 from reslab.models.graph import ADDITION, WEIGHTED
 from reslab.models.trace import Trace
 from reslab.probe._norms import at_once, flat
-from reslab.records import MomentsRecord
+from reslab.records.diagnosis import MomentsRecord
 
 SAMPLE_SIZE = 2**15
 """Values from which statistics are taken, more or less."""

@@ -11,10 +11,10 @@ from reslab.errors import RequestError
 from reslab.probe._cut import Lesions, cut_twin, lesions
 from reslab.probe._jacobian import jacobians
 from reslab.probe._landscape import largest_curvature, loss_slice, noise_scale
-from reslab.probe._paths import path_spectrum
-from reslab.probe._shattering import shattering
 from reslab.probe.batch import LossOf, first_samples, inputs_of
-from reslab.records import DepthRecord
+from reslab.probe.paths import path_spectrum
+from reslab.probe.shattering import shattering
+from reslab.records.depth import DepthRecord
 from reslab.untouched import untouched
 
 MAX_SAMPLES = 16

@@ -11,26 +11,22 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reslab.errors import RequestError
-from reslab.probe._evidence import Evidence
 from reslab.probe._reading import read
 from reslab.probe.batch import BatchLoss, LossFn, LossOf, ModelCall, check_model
 from reslab.probe.depth import measure_depth
+from reslab.probe.evidence import Evidence
 from reslab.probe.rules import judge
-from reslab.records import (
-    BlockFlowRecord,
-    DepthRecord,
-    FindingRecord,
-    LossRecord,
-    ReadingRecord,
-    VerdictRecord,
-    encode,
-)
+from reslab.records import ReadingRecord
+from reslab.records.depth import DepthRecord
+from reslab.records.diagnosis import BlockFlowRecord, FindingRecord, LossRecord, VerdictRecord
+from reslab.records.files import encode
 from reslab.report.verdict import verdict_lines, verdict_sentence
 from reslab.untouched import same_modes, untouched
 from reslab.version import __version__
 
 if TYPE_CHECKING:
-    from reslab.report import DiagnosisRecord, Figure
+    from reslab.report import Figure
+    from reslab.report.diagnosis_page import DiagnosisRecord
 
 MIN_BATCHES_SEEN = 20
 """Batches from which a batch norm's stored statistics are worth something, with the usual momentum of a tenth."""
@@ -86,7 +82,7 @@ class Diagnosis:
         Raises:
             RequestError: for another name.
         """
-        from reslab.report import diagnosis_figure  # altair is only needed here
+        from reslab.report.diagnosis_page import diagnosis_figure  # altair is only needed here
 
         return diagnosis_figure(name, self.record)
 
@@ -99,7 +95,7 @@ class Diagnosis:
     @property
     def record(self) -> DiagnosisRecord:
         """What figures and pages are made of."""
-        from reslab.report import DiagnosisRecord
+        from reslab.report.diagnosis_page import DiagnosisRecord
 
         return DiagnosisRecord(self.name, self.judged, self.readings, self.depth, self.facts)
 

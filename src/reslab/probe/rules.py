@@ -8,8 +8,8 @@ from typing import Literal
 
 import reslab.probe._network_rules as network
 import reslab.probe._training_rules as training
-from reslab.probe._evidence import Evidence, Found, NotChecked
-from reslab.records import SEVERITIES, FindingRecord, Severity, VerdictRecord
+from reslab.probe.evidence import Evidence, Found, NotChecked
+from reslab.records.diagnosis import SEVERITIES, FindingRecord, Severity, VerdictRecord
 
 Basis = Literal["literature", "tool", "measured", "heuristic"]
 Scope = Literal["whole", "most", "once"]

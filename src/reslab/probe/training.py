@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from reslab.errors import RequestError
-from reslab.probe._evidence import Evidence
 from reslab.probe._reading import Reader, unscaled
 from reslab.probe._updates import UpdateFollower, copies_of, step_taken, total_norm, with_step
 from reslab.probe.batch import Arguments, check_model, size_of
 from reslab.probe.diagnosis import Diagnosis, facts_of, name_of
+from reslab.probe.evidence import Evidence
 from reslab.probe.rules import judge
-from reslab.records import LossRecord, ReadingRecord
+from reslab.records import ReadingRecord
+from reslab.records.diagnosis import LossRecord
 
 RunBackward: TypeAlias = Callable[..., None]
 """Runs the real backward pass, of ``inputs`` only, where they are given."""

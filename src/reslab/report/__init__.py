@@ -11,17 +11,11 @@ from reslab._lazy import lazy_names
 
 if TYPE_CHECKING:
     from reslab.report.curves import learning_curves as learning_curves
-    from reslab.report.curves import rate_range as rate_range
     from reslab.report.curves import step_curves as step_curves
-    from reslab.report.diagnosis_page import DiagnosisRecord as DiagnosisRecord
-    from reslab.report.diagnosis_page import diagnosis_figure as diagnosis_figure
-    from reslab.report.diagnosis_page import read_diagnoses as read_diagnoses
-    from reslab.report.diagnosis_page import write_comparison_page as write_comparison_page
     from reslab.report.diagnosis_page import write_diagnosis_page as write_diagnosis_page
     from reslab.report.figure import Figure as Figure
     from reslab.report.flow import gradient_flow as gradient_flow
     from reslab.report.run_page import result_rows as result_rows
-    from reslab.report.run_page import run_lead as run_lead
     from reslab.report.run_page import write_run_page as write_run_page
     from reslab.report.structure import structure_figure as structure_figure
     from reslab.report.study_page import study_means as study_means
@@ -30,18 +24,21 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "curves": ("learning_curves", "rate_range", "step_curves"),
-        "diagnosis_page": (
-            "DiagnosisRecord",
-            "diagnosis_figure",
-            "read_diagnoses",
-            "write_comparison_page",
-            "write_diagnosis_page",
+        "curves": (
+            "learning_curves",
+            "step_curves",
         ),
+        "diagnosis_page": ("write_diagnosis_page",),
         "figure": ("Figure",),
         "flow": ("gradient_flow",),
-        "run_page": ("result_rows", "run_lead", "write_run_page"),
+        "run_page": (
+            "result_rows",
+            "write_run_page",
+        ),
         "structure": ("structure_figure",),
-        "study_page": ("study_means", "write_study_page"),
+        "study_page": (
+            "study_means",
+            "write_study_page",
+        ),
     },
 )

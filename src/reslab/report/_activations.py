@@ -6,7 +6,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from reslab.records import BlockFlowRecord, ReadingRecord
+from reslab.records import ReadingRecord
+from reslab.records.diagnosis import BlockFlowRecord
 from reslab.report import _chart as ch
 from reslab.report._style import BLUE, BRANCH, EXPECTED, OTHER
 from reslab.report.figure import DataRow, Figure

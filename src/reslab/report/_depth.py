@@ -9,7 +9,8 @@ from typing import Any
 
 import altair as alt
 
-from reslab.records import DepthRecord, JacobianRecord, PathRecord, RunFolder, ShatteringRecord
+from reslab.records import RunFolder
+from reslab.records.depth import DepthRecord, JacobianRecord, PathRecord, ShatteringRecord
 from reslab.report import _chart as ch
 from reslab.report._style import ALARM, BLUE, INK, OTHER, RunStyle, run_styles
 from reslab.report.figure import DataRow, Figure

@@ -10,7 +10,7 @@ from statistics import fmean
 
 import altair as alt
 
-from reslab.records import DepthRecord, SliceRecord
+from reslab.records.depth import DepthRecord, SliceRecord
 from reslab.report import _chart as ch
 from reslab.report._depth import missing
 from reslab.report._style import ALARM, QUIET, name_colours

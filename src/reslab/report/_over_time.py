@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 import altair as alt
 
-from reslab.records import FindingRecord, ReadingRecord
+from reslab.records import ReadingRecord
+from reslab.records.diagnosis import FindingRecord
 from reslab.report import _chart as ch
 from reslab.report._style import ALARM, BLUE, DIVERGING, INK, OTHER, QUIET, UNKNOWN, VERMILION
 from reslab.report.figure import DataRow, Figure

@@ -16,7 +16,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reslab.records import VerdictRecord, encode
+from reslab.records.diagnosis import VerdictRecord
+from reslab.records.files import encode
 from reslab.report import _svg
 from reslab.report._style import DARK
 from reslab.report.figure import DataRow, Figure, vega_lite_version, write_file

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from reslab.records import BlockFlowRecord, ReadingRecord
+from reslab.records import ReadingRecord
+from reslab.records.diagnosis import BlockFlowRecord
 from reslab.report import _chart as ch
 from reslab.report import _svg as svg
 from reslab.report._style import ALARM, BLUE, BRANCH, CARD, INK, OTHER

@@ -9,7 +9,8 @@ from statistics import fmean
 
 import altair as alt
 
-from reslab.records import EpochRecord, RangeRecord, RunFolder, Score, StepRecord
+from reslab.records import EpochRecord, RunFolder, Score, StepRecord
+from reslab.records.training import RangeRecord
 from reslab.report import _chart as ch
 from reslab.report._style import ALARM, BLUE, CARD, INK, QUIET, RunStyle, run_styles
 from reslab.report.figure import DataRow, Figure

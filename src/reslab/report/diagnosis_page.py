@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from reslab.errors import RequestError, unknown
-from reslab.records import BlockFlowRecord, DepthRecord, ReadingRecord, VerdictRecord, from_plain
+from reslab.records import ReadingRecord
+from reslab.records.depth import DepthRecord
+from reslab.records.diagnosis import BlockFlowRecord, VerdictRecord
+from reslab.records.files import from_plain
 from reslab.report import _depth
 from reslab.report._activations import signal_figure, units_figure
 from reslab.report._loss_slice import slices_figure, surface_figure

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reslab.errors import RequestError
-from reslab.records import write_atomic
+from reslab.records.files import write_atomic
 from reslab.report import _svg
 from reslab.report._style import in_dark
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import altair as alt
 
-from reslab.records import DepthRecord, ReadingRecord, RunFolder
+from reslab.records import ReadingRecord, RunFolder
+from reslab.records.depth import DepthRecord
 from reslab.report import _chart as ch
 from reslab.report._style import (
     BLUE,

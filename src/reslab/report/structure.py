@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
-from reslab.records import LAYERS, BlockRecord, LayerRecord, StageRecord, StructureRecord, as_short
+from reslab.records.structure import LAYERS, BlockRecord, LayerRecord, StageRecord, StructureRecord
+from reslab.records.training import as_short
 from reslab.report import _svg as svg
 from reslab.report._svg import LARGE, MAX_WIDTH, MEDIUM, Shape, beside, text_width, with_times
 from reslab.report.figure import Figure

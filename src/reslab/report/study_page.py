@@ -9,7 +9,8 @@ from typing import Any
 
 import altair as alt
 
-from reslab.records import MeasureRecord, RunFolder, StudyRecord, StudyRow
+from reslab.records import RunFolder, StudyRecord
+from reslab.records.study import MeasureRecord, StudyRow
 from reslab.report import _chart as ch
 from reslab.report._depth import shattering_of_runs
 from reslab.report._page import Notice, Section, Table, figure_sections, write_page

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from reslab.records import MeasureRecord, StudyRecord, StudyRow, as_percent
+from reslab.records import StudyRecord
+from reslab.records.study import MeasureRecord, StudyRow
+from reslab.records.training import as_percent
 from reslab.report.text import duration
 
 

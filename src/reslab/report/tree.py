@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from reslab.records import LAYERS, BlockRecord, LayerRecord, StageRecord, StructureRecord, as_short
+from reslab.records.structure import LAYERS, BlockRecord, LayerRecord, StageRecord, StructureRecord
+from reslab.records.training import as_short
 
 Guides = tuple[tuple[str, str], tuple[str, str]]
 

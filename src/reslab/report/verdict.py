@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reslab.records import FindingRecord, VerdictRecord
+from reslab.records.diagnosis import FindingRecord, VerdictRecord
 from reslab.report.text import plural
 
 SIGNS = {"healthy": ("\u2714", "Healthy"), "warning": ("\u25b2", "Warning"), "sick": ("\u2716", "Sick")}

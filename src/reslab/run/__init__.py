@@ -18,7 +18,13 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "config": ("RunConfig",),
-        "load": ("Answer", "Bundle"),
-        "train": ("Run", "run_training"),
+        "load": (
+            "Answer",
+            "Bundle",
+        ),
+        "train": (
+            "Run",
+            "run_training",
+        ),
     },
 )

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from reslab.data import Data, Loader, Source, find_source, prepare, shorter_side
+from reslab.data import Data, Loader, Source, find_source, prepare
+from reslab.data.prepared import shorter_side
 from reslab.distributed import Ranks
 from reslab.errors import RequestError
-from reslab.layers import sync_norms
+from reslab.layers.nd import sync_norms
 from reslab.models.catalog import create_model
 from reslab.models.structure import read_structure
 from reslab.options import import_object
@@ -29,7 +30,7 @@ from reslab.training.optim import make_optimizer
 from reslab.training.options import TrainOptions
 from reslab.training.schedule import Hold, Schedule, make_schedule
 from reslab.training.speed import Speed, choose_speed
-from reslab.weights import load_weights
+from reslab.weights.load import load_weights
 
 
 @dataclass(frozen=True)

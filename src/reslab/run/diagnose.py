@@ -7,8 +7,12 @@ from typing import Any, Literal
 
 from reslab.data import Data
 from reslab.distributed import Ranks
-from reslab.probe import BatchLoss, Diagnosis, Evidence, LossOf, diagnose_step, judge
-from reslab.records import LossRecord, ReadingRecord, RunFolder
+from reslab.probe import Diagnosis, diagnose_step
+from reslab.probe.batch import BatchLoss, LossOf
+from reslab.probe.evidence import Evidence
+from reslab.probe.rules import judge
+from reslab.records import ReadingRecord, RunFolder
+from reslab.records.diagnosis import LossRecord
 from reslab.run.assemble import gather, training_loader
 from reslab.run.config import RunConfig
 from reslab.run.display import Display

@@ -10,17 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from reslab.data import (
-    SOURCES,
-    Data,
-    DataOptions,
-    Preprocess,
-    check_classes,
-    find_source,
-    fit_for_prediction,
-    image_files,
-    prepare,
-)
+from reslab.data import Data, DataOptions, Preprocess, find_source, prepare
+from reslab.data.prepared import check_classes
+from reslab.data.preprocess import fit_for_prediction
+from reslab.data.sources import SOURCES, image_files
 from reslab.distributed import Ranks
 from reslab.errors import RequestError, unknown
 from reslab.records import RunFolder

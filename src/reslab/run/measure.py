@@ -10,8 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from reslab.distributed import Ranks
-from reslab.probe import MAX_SAMPLES, first_samples, inputs_of, measured, path_spectrum, shattering
-from reslab.records import DepthRecord, RunFolder, encode, write_atomic
+from reslab.probe.batch import first_samples, inputs_of
+from reslab.probe.depth import MAX_SAMPLES, measured
+from reslab.probe.paths import path_spectrum
+from reslab.probe.shattering import shattering
+from reslab.records import RunFolder
+from reslab.records.depth import DepthRecord
+from reslab.records.files import encode, write_atomic
 from reslab.run.assemble import Ingredients, gather
 from reslab.run.config import RunConfig, load_config
 from reslab.run.diagnose import first_batch, loss_of
@@ -20,7 +25,8 @@ from reslab.training.batches import num_items
 from reslab.training.execution import ExecutionMode, find_device
 from reslab.training.speed import Trial
 from reslab.untouched import same_random_numbers
-from reslab.weights import load_state, read_bundle
+from reslab.weights import read_bundle
+from reslab.weights.bundle import load_state
 
 
 def record_depth(folder: RunFolder) -> dict[str, DepthRecord]:

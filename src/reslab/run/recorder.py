@@ -9,21 +9,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from reslab.errors import RequestError
-from reslab.probe import Evidence, NotChecked, flow_profile, judge
-from reslab.records import (
-    EpochRecord,
-    FlightRecord,
-    LossRecord,
-    ReadingRecord,
-    RecordWriter,
-    RunFolder,
-    Score,
-    StepRecord,
-    VerdictRecord,
-    encode,
-    to_plain,
-    write_atomic,
-)
+from reslab.probe.evidence import Evidence, NotChecked, flow_profile
+from reslab.probe.rules import judge
+from reslab.records import EpochRecord, ReadingRecord, RunFolder, Score, StepRecord
+from reslab.records.diagnosis import LossRecord, VerdictRecord
+from reslab.records.files import RecordWriter, encode, to_plain, write_atomic
+from reslab.records.training import FlightRecord
 from reslab.run.display import Display
 from reslab.training.checkpoint import load_newest_checkpoint, save_checkpoint
 from reslab.training.loop import Recorder

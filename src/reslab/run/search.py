@@ -8,8 +8,10 @@ from pathlib import Path
 
 from reslab.distributed import Ranks, launched_ranks
 from reslab.errors import RequestError
-from reslab.records import RangeRecord, StepRecord, encode, write_atomic
-from reslab.report import rate_range
+from reslab.records import StepRecord
+from reslab.records.files import encode, write_atomic
+from reslab.records.training import RangeRecord
+from reslab.report.curves import rate_range
 from reslab.run.assemble import assemble, gather, memory_probe
 from reslab.run.config import RunConfig
 from reslab.run.display import Display

@@ -11,12 +11,14 @@ import safetensors.torch
 from torch import Tensor
 
 import reslab
-from reslab.data import check_classes
+from reslab.data.prepared import check_classes
 from reslab.distributed import launched_ranks, process_group
 from reslab.errors import RequestError, unknown
 from reslab.probe import step_readings
-from reslab.records import Evaluation, RunFolder, RunRecord, encode, write_atomic
-from reslab.report import run_lead, write_run_page
+from reslab.records import Evaluation, RunFolder, RunRecord
+from reslab.records.files import encode, write_atomic
+from reslab.report import write_run_page
+from reslab.report.run_page import run_lead
 from reslab.run.assemble import TrainingInputs, assemble, evaluation_loader, training_loader
 from reslab.run.config import FLAGS, RunConfig, as_before, differences, load_config, load_recipe, override
 from reslab.run.display import Display, make_display

@@ -1,25 +1,23 @@
 """Studies: questions that many runs answer together, and the ledger of claims that they test."""
 
-from reslab.studies.claims import Claim, Finding, find_studies, judge_claims, shipped_studies
-from reslab.studies.execution import estimate, run_locally, run_on_ray
-from reslab.studies.grid import STUDIES, StudySpec, create_study, read_grid
-from reslab.studies.runs import StudyRun
-from reslab.studies.study import Study, unfinished
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "STUDIES",
-    "Claim",
-    "Finding",
-    "Study",
-    "StudyRun",
-    "StudySpec",
-    "create_study",
-    "estimate",
-    "find_studies",
-    "judge_claims",
-    "read_grid",
-    "run_locally",
-    "run_on_ray",
-    "shipped_studies",
-    "unfinished",
-]
+from reslab._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from reslab.studies.execution import run_locally as run_locally
+    from reslab.studies.grid import STUDIES as STUDIES
+    from reslab.studies.grid import StudySpec as StudySpec
+    from reslab.studies.grid import create_study as create_study
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "execution": ("run_locally",),
+        "grid": (
+            "STUDIES",
+            "StudySpec",
+            "create_study",
+        ),
+    },
+)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from reslab.records import StudyRecord, mean_of
+from reslab.records import StudyRecord
+from reslab.records.study import mean_of
 from reslab.studies.conclusions import by_depth, compare, comparison_text, ended_by, error_text, is_worse
 
 Word = Literal["holds", "holds in part", "does not hold", "not tested here"]

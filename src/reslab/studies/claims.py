@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from reslab.errors import RequestError
-from reslab.records import StudyRecord, from_plain, read_study
+from reslab.records import StudyRecord
+from reslab.records.files import from_plain
+from reslab.records.study import read_study
 from reslab.report.study_table import most_runs, origin_of
 from reslab.studies import _claim_tests
 from reslab.studies._claim_tests import Word

@@ -9,7 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from reslab.records import StudyRow, as_percent
+from reslab.records.study import StudyRow
+from reslab.records.training import as_percent
 
 SIGNIFICANCE = 0.05
 """Welch's test: a difference that seeds alone would make less often than this is called clear."""

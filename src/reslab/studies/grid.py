@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from reslab.errors import RequestError, unknown
-from reslab.records import MeasureRecord, from_plain
+from reslab.records.files import from_plain
+from reslab.records.study import MeasureRecord
 from reslab.run.config import RunConfig, load_config, load_recipe, override, parse_config
 from reslab.studies import conclusions
 from reslab.studies.runs import Extra, MeasurementRun, StudyRun, TrainingRun

@@ -13,7 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reslab.records import RunFolder, RunRecord, encode, first_and_last, read_json, write_atomic
+from reslab.records import RunFolder, RunRecord
+from reslab.records.diagnosis import first_and_last
+from reslab.records.files import encode, read_json, write_atomic
 from reslab.run.config import ModelOptions, RunConfig, differences, load_config, override
 
 if TYPE_CHECKING:

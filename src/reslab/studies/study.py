@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reslab.errors import RequestError
-from reslab.records import MeasureRecord, RunFolder, StudyRecord, StudyRow, write_atomic
+from reslab.records import RunFolder, StudyRecord
+from reslab.records.files import write_atomic
+from reslab.records.study import MeasureRecord, StudyRow
 from reslab.studies.runs import RunState, StudyRun
 
 PAGE, TABLE, RECORD, PICTURE = "index.html", "table.md", "study.json", "means.png"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from reslab._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from reslab.tasks.catalog import TASKS as TASKS
     from reslab.tasks.classify import Classification as Classification
     from reslab.tasks.classify import Classify as Classify
     from reslab.tasks.task import Metrics as Metrics
@@ -18,8 +17,14 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "catalog": ("TASKS",),
-        "classify": ("Classification", "Classify"),
-        "task": ("Metrics", "Step", "Task"),
+        "classify": (
+            "Classification",
+            "Classify",
+        ),
+        "task": (
+            "Metrics",
+            "Step",
+            "Task",
+        ),
     },
 )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reslab.distributed import sum_over_processes
 from reslab.errors import RequestError
-from reslab.records import ERROR
+from reslab.records.training import ERROR
 from reslab.tasks.options import ClassifyOptions
 from reslab.tasks.task import Forward, Step
 

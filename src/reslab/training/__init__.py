@@ -21,17 +21,30 @@ if TYPE_CHECKING:
     from reslab.training.schedule import cosine as cosine
     from reslab.training.schedule import multistep as multistep
     from reslab.training.schedule import one_cycle as one_cycle
-    from reslab.training.schedule import triangle as triangle
     from reslab.training.schedule import warm_up as warm_up
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "evaluation": ("evaluate",),
-        "loop": ("Recorder", "fit"),
+        "loop": (
+            "Recorder",
+            "fit",
+        ),
         "lr_range": ("lr_range_test",),
-        "optim": ("adamw", "lamb", "muon", "sgd"),
+        "optim": (
+            "adamw",
+            "lamb",
+            "muon",
+            "sgd",
+        ),
         "options": ("TrainOptions",),
-        "schedule": ("constant", "cosine", "multistep", "one_cycle", "triangle", "warm_up"),
+        "schedule": (
+            "constant",
+            "cosine",
+            "multistep",
+            "one_cycle",
+            "warm_up",
+        ),
     },
 )

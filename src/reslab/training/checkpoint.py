@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from reslab.records import write_atomic
+from reslab.records.files import write_atomic
 
 KEEP = 2  # the newest, and one to fall back on if that is damaged
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from reslab.errors import WorkFailed
-from reslab.records import FlightRecord, StepRecord
+from reslab.records import StepRecord
+from reslab.records.training import FlightRecord
 from reslab.training._progress import Reading
 from reslab.training.batches import tensors_in
 

@@ -18,7 +18,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from reslab.distributed import Ranks, without_sync
 from reslab.errors import RequestError
-from reslab.records import EpochRecord, FlightRecord, ReadingRecord, Score, StepRecord
+from reslab.records import EpochRecord, ReadingRecord, Score, StepRecord
+from reslab.records.training import FlightRecord
 from reslab.training._progress import (
     Meter,
     Progress,

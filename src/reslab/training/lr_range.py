@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from reslab.errors import RequestError
-from reslab.records import RangeStep
+from reslab.records.training import RangeStep
 from reslab.training.execution import ExecutionMode
 from reslab.training.loop import backward
 from reslab.training.options import TrainOptions

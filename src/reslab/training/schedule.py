@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from reslab.errors import RequestError
-from reslab.records import ERROR, Score
+from reslab.records import Score
+from reslab.records.training import ERROR
 from reslab.training.options import ScheduleOptions
 
 Schedule = Callable[[int], float]

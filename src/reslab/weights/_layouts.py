@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from reslab.weights._report import Action, KeyResult
+from reslab.weights.report import Action, KeyResult
 
 
 @dataclass

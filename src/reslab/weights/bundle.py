@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from reslab.errors import RequestError
 from reslab.options import build
-from reslab.records import encode, write_atomic
+from reslab.records.files import encode, write_atomic
 from reslab.weights._files import mismatches, read_safetensors, shapes_of
 
 FILES = {

@@ -25,7 +25,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from reslab.errors import RequestError
 from reslab.probe.batch import call, chosen, mapped, size_of, tensors_in, with_gradients
-from reslab.records import ShatteringRecord
+from reslab.records.depth import ShatteringRecord
 from reslab.untouched import untouched
 
 DISTANCES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0)

@@ -7,7 +7,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reslab.records import BlockFlowRecord, DepthRecord, LossRecord, ReadingRecord, Severity, UpdateRecord
+from reslab.records import ReadingRecord
+from reslab.records.depth import DepthRecord
+from reslab.records.diagnosis import BlockFlowRecord, LossRecord, Severity, UpdateRecord
 
 MIN_PLACES = 8
 """Blocks or layers below which a line through them says nothing of the depth."""

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from reslab.errors import RequestError, unknown
 from reslab.models.architecture import Architecture
-from reslab.records import write_atomic
+from reslab.records.files import write_atomic
 from reslab.version import __version__
 from reslab.weights._files import read_weights
 from reslab.weights._layouts import LAYOUTS, RESLAB, TABLES, Layout
-from reslab.weights._load import open_file
 from reslab.weights._recognise import Recognition, as_arguments
-from reslab.weights._report import LoadReport
 from reslab.weights.bundle import BundleCard, digest, save_weights
+from reslab.weights.load import open_file
+from reslab.weights.report import LoadReport
 
 Target = Literal["reslab", "torchvision", "timm"]
 TARGETS: tuple[Target, ...] = get_args(Target)

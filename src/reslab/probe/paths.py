@@ -25,7 +25,7 @@ from reslab.probe._backward import Gradients, Splitter
 from reslab.probe._forward import Execution, execute, node_of
 from reslab.probe._norms import at_once, dot
 from reslab.probe.batch import LossOf
-from reslab.records import PathRecord
+from reslab.records.depth import PathRecord
 from reslab.untouched import untouched
 
 

@@ -20,7 +20,7 @@ from reslab.models.resnet import ResNet
 from reslab.weights._files import Shapes, WeightsFile, mismatches, read_weights, shapes_of, strip_prefixes
 from reslab.weights._layouts import RESLAB, Entry, Translation, layout_of
 from reslab.weights._recognise import Recognition, architecture_by_card, as_arguments, differences, identify
-from reslab.weights._report import KeyResult, LoadReport
+from reslab.weights.report import KeyResult, LoadReport
 
 Fit = Literal["strict", "adapt"]
 
