@@ -84,7 +84,7 @@ def test_a_private_file_is_imported_in_its_own_package_only(package):
     for path in (SOURCE / package).rglob("*.py"):
         for module, name in imports_of(path.read_text(encoding="utf-8")):
             owner, *rest = module.split(".")[1:] or [name]
-            private = any(part.startswith("_") for part in [*rest, *((name[:1] == "_" and [name]) or [])])
+            private = any(part.startswith("_") for part in [*rest, name] if not part.startswith("__"))
             assert owner == package or not private, f"{path.name} imports {module}.{name}"
 
 
