@@ -8,7 +8,7 @@ import torch
 from reslab.distributed import LOCAL
 from reslab.records import StepRecord
 from reslab.training import _progress
-from reslab.training._progress import Meter, Reading, Taken, Waits
+from reslab.training.progress import Meter, Reading, Taken, Waits
 
 
 def add(meter, step, loss, norm, *, score=None, scale=1.0, penalty=None):

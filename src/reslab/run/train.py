@@ -25,11 +25,11 @@ from reslab.run.display import Display, make_display
 from reslab.run.load import Bundle, load
 from reslab.run.record import start_record
 from reslab.run.recorder import Follower, RunRecorder, TensorBoard, check_track
-from reslab.training._progress import copy_weights
 from reslab.training.evaluation import evaluate, reestimate_norms
 from reslab.training.execution import find_device
 from reslab.training.failure import NonFiniteError
 from reslab.training.loop import FitResult, Probe, fit, numbers_in
+from reslab.training.progress import copy_weights
 from reslab.weights.bundle import BundleCard, write_bundle
 
 

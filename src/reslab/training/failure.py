@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from reslab.errors import WorkFailed
 from reslab.records import StepRecord
 from reslab.records.training import FlightRecord
-from reslab.training._progress import Reading
 from reslab.training.batches import tensors_in
+from reslab.training.progress import Reading
 
 KEPT_STEPS = 100
 WINDOW, RISE, MIN_LOSS_FRACTION = 10, 3.0, 0.8

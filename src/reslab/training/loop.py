@@ -20,7 +20,13 @@ from reslab.distributed import Ranks, without_sync
 from reslab.errors import RequestError
 from reslab.records import EpochRecord, ReadingRecord, Score, StepRecord
 from reslab.records.training import FlightRecord
-from reslab.training._progress import (
+from reslab.training.batches import num_items, split_batch
+from reslab.training.evaluation import evaluate
+from reslab.training.execution import ExecutionMode, compiled
+from reslab.training.failure import FlightRecorder, NonFiniteError, clip_gradients, describe_before, find_origin
+from reslab.training.optim import l1_penalty, moving_average
+from reslab.training.options import TrainOptions
+from reslab.training.progress import (
     Meter,
     Progress,
     Reading,
@@ -31,12 +37,6 @@ from reslab.training._progress import (
     load_state,
     state_of,
 )
-from reslab.training.batches import num_items, split_batch
-from reslab.training.evaluation import evaluate
-from reslab.training.execution import ExecutionMode, compiled
-from reslab.training.failure import FlightRecorder, NonFiniteError, clip_gradients, describe_before, find_origin
-from reslab.training.optim import l1_penalty, moving_average
-from reslab.training.options import TrainOptions
 from reslab.training.schedule import Hold, RateCheck, Schedule, set_rate
 
 if TYPE_CHECKING:
