@@ -237,7 +237,8 @@ import reslab.data
 assert "torch" not in sys.modules
 from reslab.data import DataOptions
 assert "torch" not in sys.modules
-from reslab.data import find_source, fit_for_prediction, prepare
+from reslab.data import find_source, prepare
+from reslab.data.preprocess import fit_for_prediction
 options = DataOptions(name="{root}", image_size=70, val_split=2)
 data = prepare(find_source(options), options)
 for split in (data.train, data.val):

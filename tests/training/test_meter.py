@@ -7,7 +7,7 @@ import torch
 
 from reslab.distributed import LOCAL
 from reslab.records import StepRecord
-from reslab.training import _progress
+from reslab.training import progress
 from reslab.training.progress import Meter, Reading, Taken, Waits
 
 
@@ -48,7 +48,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     made = Clock()
-    monkeypatch.setattr(_progress, "time", made)
+    monkeypatch.setattr(progress, "time", made)
     return made
 
 

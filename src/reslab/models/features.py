@@ -80,7 +80,7 @@ class FeaturesOnly(nn.Module):
         RequestError: if the network has no such map.
 
     Example:
-        >>> from reslab.models import create_model
+        >>> from reslab import create_model
         >>> backbone = FeaturesOnly(create_model("vgg20_cifar"), indices=[0, -1])
         >>> [tuple(maps.shape) for maps in backbone(torch.zeros(1, 3, 32, 32))]
         [(1, 16, 32, 32), (1, 64, 8, 8)]

@@ -293,7 +293,7 @@ def inflate(net: ResNet) -> ResNet:
         RequestError: if ``net`` is not 2-D, or its convolutions are standardised without a gain that could be divided.
 
     Example:
-        >>> from reslab.models import create_model
+        >>> from reslab import create_model
         >>> clip = torch.zeros(1, 3, 8, 32, 32)
         >>> inflate(create_model("resnet20")).eval()(clip).shape
         torch.Size([1, 10])

@@ -40,7 +40,7 @@ def structure_figure(record: StructureRecord) -> Figure:
     """Draw a network as SVG; each stage is a band, equal blocks are folded into one card.
 
     Example:
-        >>> from reslab.records import LayerRecord, StageRecord, StructureRecord
+        >>> from reslab.records.structure import LayerRecord, StageRecord, StructureRecord
         >>> stem = StageRecord("stem", (3, 8, 8), (4, 8, 8), (LayerRecord("conv", "3x3 conv, 4"),), (), 108, 6912)
         >>> structure_figure(StructureRecord("tiny", (3, 8, 8), 1, 108, 6912, (stem,))).caption
         '1 layers \N{MIDDLE DOT} 108 parameters \N{MIDDLE DOT} 6.91 k MACs'
