@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 WORDS = {
     # table head, plain, residual
     "README.md": ("depth | kind | parameters | clean training error | test error | seconds", "plain", "residual"),
-    "README.zh-CN.md": ("深度 | 类型 | 参数量 | 干净训练误差 | 测试误差 | 秒", "平原", "残差"),
+    "README.zh-CN.md": ("深度 | 类型 | 参数量 | 无增广训练错误率 | 测试错误率 | 秒", "普通", "残差"),
 }
 
 
